@@ -1,0 +1,22 @@
+"""What lasts of a run: its folder, checkpoints, metrics, rollouts, and what its user sees."""
+
+from aflow_jax.runs.checkpoints import Checkpoints, newest, read_manifest, restore, saved_steps
+from aflow_jax.runs.console import RunConsole, figures
+from aflow_jax.runs.folder import RunFolder
+from aflow_jax.runs.metrics import MetricsFile, WandbLog
+from aflow_jax.runs.rollouts import read_rollouts, write_rollouts
+
+__all__ = [
+    "Checkpoints",
+    "MetricsFile",
+    "RunConsole",
+    "RunFolder",
+    "WandbLog",
+    "figures",
+    "newest",
+    "read_manifest",
+    "read_rollouts",
+    "restore",
+    "saved_steps",
+    "write_rollouts",
+]

@@ -1,0 +1,98 @@
+"""What the user sees while training: a live progress line in a terminal, plain lines elsewhere, training.log always."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_SHOWN = {
+    "reward": "reward {:.3f}",
+    "accuracy": "accuracy {:.0%}",
+    "workflow/parse_rate": "parsed {:.0%}",
+    "step_time": "{:.1f} s/step",
+}
+
+
+class RunConsole:
+    """The run's voice: `say` for lines, `progress` for a live bar over a stage."""
+
+    def __init__(self, log: Path) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._logger = logging.getLogger("aflow_jax")
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        file = logging.FileHandler(log, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        screen = RichHandler(
+            console=self.console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+        )
+        self._handlers: list[logging.Handler] = [file, screen]
+        for handler in self._handlers:
+            self._logger.addHandler(handler)
+
+    def say(self, message: str) -> None:
+        """Write one line to the screen and to training.log."""
+        self._logger.info(message)
+
+    def progress(self, stage: str, total: int, *, completed: int = 0) -> StageProgress:
+        """Return a context manager that shows how far a stage is."""
+        return StageProgress(self, stage, total, completed)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Show a small table on the screen, and its rows as lines in training.log."""
+        table = Table(title=title, title_justify="left", show_edge=False)
+        for position, column in enumerate(columns):
+            table.add_column(column, justify="left" if position == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+        for row in rows:
+            record = "%s: %s", title, ", ".join(f"{column} {cell}" for column, cell in zip(columns, row, strict=True))
+            self._handlers[0].handle(
+                self._logger.makeRecord(self._logger.name, logging.INFO, "", 0, record[0], record[1:], None)
+            )
+
+    def close(self) -> None:
+        """Let the log file go."""
+        for handler in self._handlers:
+            self._logger.removeHandler(handler)
+            handler.close()
+
+
+class StageProgress:
+    """A stage under way: a live bar in a terminal; where there is none, the training loop's log lines speak."""
+
+    def __init__(self, console: RunConsole, stage: str, total: int, completed: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console.console,
+            disable=not console.console.is_terminal,
+        )
+        self._task = self._progress.add_task(stage, total=total, completed=completed, figures="")
+
+    def __enter__(self) -> StageProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self, metrics: dict[str, float] | None = None) -> None:
+        """Count one more, and show the figures of it."""
+        self._progress.update(self._task, advance=1, figures=figures(metrics or {}))
+
+
+def figures(metrics: dict[str, float]) -> str:
+    """Return the figures that a user follows, in one line."""
+    return " · ".join(template.format(metrics[name]) for name, template in _SHOWN.items() if name in metrics)

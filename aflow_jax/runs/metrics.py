@@ -1,0 +1,89 @@
+"""metrics.jsonl, and Weights & Biases beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from aflow_jax.runs.folder import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsFile:
+    """One JSON object a step, in order of steps."""
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        """Open the file for `first_step` and on; what an interrupted run wrote of those steps is dropped."""
+        self._path = path
+        if path.exists():
+            kept = [
+                line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step(line) < first_step
+            ]
+            write_atomically(path, "".join(kept))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Append the metrics of a step; a number that is not finite is written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | finite) + "\n")
+
+
+def _step(line: str) -> float:
+    """Return the step of a line; infinity for a line that was cut while it was written."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
+
+class WandbLog:
+    """A Weights & Biases run: online with WANDB_API_KEY in the environment, else offline. Its failures never stop training."""
+
+    def __init__(self, *, project: str, name: str, folder: Path, config: dict[str, Any]) -> None:
+        import wandb  # half a second to import: only where it is used
+
+        self._error = wandb.errors.Error
+        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        if mode == "offline":
+            logger.info(
+                "W&B: no WANDB_API_KEY in the environment: recorded offline in %s/wandb (`wandb sync` uploads it)",
+                folder,
+            )
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(folder),
+                config=config,
+                mode=os.environ.get("WANDB_MODE", mode),
+                settings=wandb.Settings(console="off", silent=True, init_timeout=60),
+            )
+        except (self._error, OSError) as error:
+            self._stop(error)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of a step."""
+        if self._run is None:
+            return
+        try:
+            self._run.log(metrics, step=step)
+        except (self._error, OSError) as error:
+            self._stop(error)
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is None:
+            return
+        try:
+            self._run.finish()
+        except (self._error, OSError) as error:
+            self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        self._run = None
+        logger.warning("W&B is off from here on (metrics.jsonl goes on): %s", " ".join(str(error).split()))
