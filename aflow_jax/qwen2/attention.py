@@ -1,0 +1,84 @@
+"""Rotary positions and attention, over one interface for every backend."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def rotary_angles(
+    positions: Int[Array, "..."], head_dim: int, theta: float
+) -> tuple[Float[Array, "... h"], Float[Array, "... h"]]:
+    """Return cosines and sines, float32, of the angles of each position (Su et al., 2021, arXiv:2104.09864, eq. 15)."""
+    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    heads: Float[Array, "B T N H"], cosines: Float[Array, "#B T h"], sines: Float[Array, "#B T h"]
+) -> Float[Array, "B T N H"]:
+    """Rotate each head by its position's angles; the pairs are (i, i + H/2), as in the published weights."""
+    first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
+    cosines, sines = cosines[:, :, None, :], sines[:, :, None, :]
+    rotated = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+    return rotated.astype(heads.dtype)
+
+
+def causal_attention(
+    query: Float[Array, "B T H h"],
+    key: Float[Array, "B T K h"],
+    value: Float[Array, "B T K h"],
+    lengths: Int[Array, "B"] | None,
+) -> Float[Array, "B T H h"]:
+    """Attend from each position to itself and those before it, in right-padded rows.
+
+        keys  0 1 2 · ·        length 3 of 5: rows past the length give finite values
+     q 0      x                that mean nothing.
+       1      x x
+       2      x x x
+
+    Valid positions never see padding, because padding comes after them; the lengths only let cuDNN skip work.
+    """
+    implementation = _implementation(query.dtype, query.shape[-1])
+    if implementation == "xla":
+        lengths = None
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+
+
+def cached_attention(
+    query: Float[Array, "B 1 H h"],
+    keys: Float[Array, "B S K h"],
+    values: Float[Array, "B S K h"],
+    lengths: Int[Array, "B"],
+) -> Float[Array, "B 1 H h"]:
+    """Attend from one new position of each row to the first `lengths[b]` places of its cache.
+
+    No causal mask: it is top-left aligned, and would let the one query see the first key only.
+    """
+    return jax.nn.dot_product_attention(query, keys, values, key_value_seq_lengths=lengths, implementation="xla")
+
+
+def _implementation(dtype: jnp.dtype, head_dim: int) -> str:
+    """Return "cudnn" where its flash attention takes the arrays, else "xla"."""
+    fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
+    return "cudnn" if fits and gpu_compute_capability() >= (8, 0) else "xla"
+
+
+@functools.cache
+def gpu_compute_capability() -> tuple[int, int]:
+    """Return the lowest (major, minor) of the GPUs that arrays land on by default, (0, 0) where there are none."""
+    if jax.default_backend() != "gpu":
+        return (0, 0)
+    found = (re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", ""))) for device in jax.devices())
+    return min((int(match[1]), int(match[2])) if match else (0, 0) for match in found)

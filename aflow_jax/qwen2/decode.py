@@ -1,0 +1,123 @@
+"""One new token for each row: a key/value cache, and weights cut into layers once, outside the decode loop."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from aflow_jax.qwen2.adapter import Adapter
+from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
+from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.layers import layer_forward, output_matmul, rms_norm
+
+if TYPE_CHECKING:
+    from aflow_jax.qwen2.model import Qwen2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Rotated keys, and values, of every position so far: one array [B, S, K, h] for each layer.
+
+    A row's places from its position on hold anything finite; they are written before they are read.
+    """
+
+    keys: tuple[Float[Array, "B S K h"], ...]
+    values: tuple[Float[Array, "B S K h"], ...]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[1]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeWeights:
+    """The model, and perhaps an adapter, cut into layers.
+
+    A slice of a stacked array inside a loop is copied at each step; these are cut before the loop.
+    """
+
+    embedding: Float[Array, "V D"]
+    layers: tuple[dict[str, Array], ...]
+    adapters: tuple[Adapter | None, ...]
+    final_norm: Float[Array, "D"]
+    output: Float[Array, "V D"]
+    config: Qwen2Config = dataclasses.field(metadata={"static": True})
+
+    def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Return float32 logits of hidden states after the final norm."""
+        return output_matmul(hidden, self.output)
+
+
+def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
+    """Return a cache of zeros for `batch` rows of `length` places."""
+    shape = (batch, length, config.num_key_value_heads, config.head_dim)
+    layers = range(config.num_hidden_layers)
+    return KVCache(
+        keys=tuple(jnp.zeros(shape, dtype) for _ in layers), values=tuple(jnp.zeros(shape, dtype) for _ in layers)
+    )
+
+
+def cut_layers(model: "Qwen2", adapter: Adapter | None) -> DecodeWeights:
+    """Cut the stacked weights into layers: `Qwen2.unstacked`."""
+    stacked = model.layer_weights()
+
+    def adapter_at(layer: int) -> Adapter | None:
+        if adapter is None:
+            return None
+        return adapter.replace_weights(jax.tree.map(lambda stack: stack[layer], adapter.weights))
+
+    layers = range(model.config.num_hidden_layers)
+    return DecodeWeights(
+        embedding=model.embedding.get_value(),
+        layers=tuple(jax.tree.map(lambda stack, at=at: stack[at], stacked) for at in layers),
+        adapters=tuple(adapter_at(at) for at in layers),
+        final_norm=model.final_norm.get_value(),
+        output=model.output_weight(),
+        config=model.config,
+    )
+
+
+def decode_step(
+    weights: DecodeWeights, tokens: Int[Array, "B"], positions: Int[Array, "B"], cache: KVCache
+) -> tuple[Float[Array, "B D"], KVCache]:
+    """Run one new token of each row.
+
+    Args:
+      weights: `Qwen2.unstacked(adapter)`.
+      tokens: The new token of each row.
+      positions: Its position, at least 0 and below the cache's length; earlier places of the row are filled.
+      cache: Keys and values so far.
+
+    Returns:
+      The hidden state of the new token after the final norm, and the cache with its keys and values.
+    """
+    config = weights.config
+    cosines, sines = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
+    residual = weights.embedding[tokens][:, None, :].astype(jnp.float32)
+    keys, values = [], []
+    for layer, adapter, layer_keys, layer_values in zip(
+        weights.layers, weights.adapters, cache.keys, cache.values, strict=True
+    ):
+
+        def attend(query: Array, key: Array, value: Array, before: tuple = (layer_keys, layer_values)) -> tuple:
+            row_keys = _write(before[0], rotate(key, cosines, sines), positions)
+            row_values = _write(before[1], value, positions)
+            attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, positions + 1)
+            return attended, (row_keys, row_values)
+
+        residual, (layer_keys, layer_values) = layer_forward(config, layer, residual, attend, adapter=adapter)
+        keys.append(layer_keys)
+        values.append(layer_values)
+    hidden = rms_norm(residual[:, 0], weights.final_norm, config.rms_norm_eps)
+    return hidden, KVCache(tuple(keys), tuple(values))
+
+
+def _write(
+    cached: Float[Array, "B S K h"], new: Float[Array, "B 1 K h"], positions: Int[Array, "B"]
+) -> Float[Array, "B S K h"]:
+    rows = jnp.arange(cached.shape[0])
+    return cached.at[rows, positions].set(new[:, 0].astype(cached.dtype), mode="drop", unique_indices=True)

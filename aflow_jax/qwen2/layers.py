@@ -1,0 +1,128 @@
+"""One layer of Qwen2.5: norms, projections with their adapters, attention, the gated MLP.
+
+Weights keep Hugging Face's orientation, `[out, in]`, so that tensors go from file to matmul without a transpose.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from aflow_jax.qwen2.adapter import TARGETS, Adapter, low_rank_delta
+from aflow_jax.qwen2.config import Qwen2Config
+
+LayerWeights = Mapping[str, Array]
+"""Weights of one layer by name (`layer_shapes`), without the leading layer axis."""
+
+Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
+"""(query, key, value) of the new positions, before rotation -> (attended heads, what the caller wants kept)."""
+
+
+def layer_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of one layer, by our name."""
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "input_layernorm": (hidden,),
+        "q_proj": (queries, hidden),
+        "q_proj_bias": (queries,),
+        "k_proj": (keys, hidden),
+        "k_proj_bias": (keys,),
+        "v_proj": (keys, hidden),
+        "v_proj_bias": (keys,),
+        "o_proj": (hidden, queries),
+        "post_attention_layernorm": (hidden,),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+    }
+
+
+def layer_forward(
+    config: Qwen2Config,
+    weights: LayerWeights,
+    residual: Float[Array, "B T D"],
+    attend: Attend,
+    *,
+    adapter: Adapter | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Run one layer on the float32 residual stream; return it with what `attend` kept.
+
+    Args:
+      config: Shape of the model.
+      weights: The layer's own weights.
+      residual: Residual stream of the new positions, float32.
+      attend: Rotates, attends, and keeps what it needs (a key/value cache).
+      adapter: This layer's slice of the adapter.
+      dropout_key: Key of this layer's dropout; None drops nothing.
+    """
+
+    def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
+        outputs = matmul(inputs, weights[name])
+        if (bias := weights.get(f"{name}_bias")) is not None:
+            outputs = outputs + bias
+        if adapter is None:
+            return outputs
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, TARGETS.index(name))
+        delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, key)
+        return outputs if delta is None else (outputs.astype(jnp.float32) + delta).astype(outputs.dtype)
+
+    def heads(flat: Float[Array, "B T O"]) -> Float[Array, "B T N h"]:
+        return flat.reshape(*flat.shape[:-1], -1, config.head_dim)
+
+    inputs = rms_norm(residual, weights["input_layernorm"], config.rms_norm_eps)
+    query, key, value = (heads(project(name, inputs)) for name in ("q_proj", "k_proj", "v_proj"))
+    attended, kept = attend(query, key, value)
+    residual = residual + project("o_proj", attended.reshape(*attended.shape[:-2], -1)).astype(jnp.float32)
+
+    inputs = rms_norm(residual, weights["post_attention_layernorm"], config.rms_norm_eps)
+    gated = jax.nn.silu(project("gate_proj", inputs)) * project("up_proj", inputs)
+    return residual + project("down_proj", gated).astype(jnp.float32), kept
+
+
+def rms_norm(residual: Float[Array, "... D"], weight: Float[Array, "D"], epsilon: float) -> Float[Array, "... D"]:
+    """Normalise in float32 (Zhang and Sennrich, 2019, arXiv:1910.07467, eq. 4); return the weight's dtype."""
+    residual = residual.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(residual), axis=-1, keepdims=True) + epsilon)
+    return (residual * inverse * weight.astype(jnp.float32)).astype(weight.dtype)
+
+
+def matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
+    """Return inputs · weightᵀ in the inputs' dtype."""
+    return jnp.einsum("...i,oi->...o", inputs, weight, precision=_precision(inputs.dtype))
+
+
+@jax.custom_vjp
+def output_matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
+    """Return inputs · weightᵀ accumulated and kept in float32, for logits."""
+    return jnp.einsum(
+        "...i,oi->...o", inputs, weight, precision=_precision(inputs.dtype), preferred_element_type=jnp.float32
+    )
+
+
+def _output_matmul_forward(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return output_matmul(inputs, weight), (inputs, weight)
+
+
+def _output_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    # A float32 gradient against 16-bit weights would make XLA hold a float32 copy of the largest matrix of the model.
+    # bfloat16 has float32's range; float16 has not, and small gradients would vanish.
+    inputs, weight = saved
+    if inputs.dtype == jnp.bfloat16:
+        gradient = gradient.astype(jnp.bfloat16)
+    precision = _precision(inputs.dtype)
+    to_inputs = jnp.einsum("...o,oi->...i", gradient, weight, precision=precision)
+    to_weight = jnp.einsum("...o,...i->oi", gradient, inputs, precision=precision)
+    return to_inputs.astype(inputs.dtype), to_weight.astype(weight.dtype)
+
+
+output_matmul.defvjp(_output_matmul_forward, _output_matmul_backward)
+
+
+def _precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    # GPUs would multiply float32 in tf32, ten bits of mantissa, unless told otherwise.
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT

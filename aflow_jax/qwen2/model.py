@@ -1,0 +1,200 @@
+"""Qwen2.5 (arXiv:2412.15115) in Flax NNX: the frozen base, with a LoRA adapter as an optional argument.
+
+A `Qwen2` is a pytree: pass it through `jax.jit` as an argument, never as a closure, which would make its weights
+constants of the program.
+"""
+
+import zlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from aflow_jax.qwen2.adapter import Adapter
+from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
+from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
+from aflow_jax.qwen2.layers import layer_forward, layer_shapes, output_matmul, rms_norm
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What each layer keeps for the backward pass: everything, the outputs of its projections, only its input."""
+
+
+class Qwen2(nnx.Module):
+    """A Qwen2.5 language model.
+
+    Attributes:
+      config: Shape of the model.
+      embedding: [V, D].
+      layers: Weights by name (`layer_shapes`), stacked: [L, ...].
+      final_norm: [D].
+      lm_head: [V, D], or None where the embedding is tied.
+    """
+
+    def __init__(
+        self,
+        config: Qwen2Config,
+        *,
+        embedding: Array,
+        layers: Mapping[str, Array],
+        final_norm: Array,
+        lm_head: Array | None,
+    ) -> None:
+        self.config = config
+        self.embedding = nnx.Param(embedding)
+        self.layers = nnx.Dict({name: nnx.Param(weight) for name, weight in layers.items()})
+        self.final_norm = nnx.Param(final_norm)
+        self.lm_head = nnx.data(None if lm_head is None else nnx.Param(lm_head))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Dtype of activations and of the key/value cache."""
+        return self.embedding.get_value().dtype
+
+    def logits(
+        self,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"] | None = None,
+        adapter: Adapter | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return float32 logits of the token after each position; rows are right-padded to their lengths (>= 1).
+
+        Logits at and past a row's length are finite and mean nothing.
+        """
+        return self.unembed(self.hidden(tokens, lengths, adapter))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"] | None = None,
+        adapter: Adapter | None = None,
+        *,
+        dropout_key: PRNGKeyArray | None = None,
+        remat: str = "none",
+    ) -> Float[Array, "B T D"]:
+        """Return the states after the final norm.
+
+        Args:
+          tokens: Right-padded rows.
+          lengths: Valid tokens of each row, at least 1; None where all are valid.
+          adapter: The adapter; None is the base model.
+          dropout_key: Key of the adapter's dropout; None drops nothing.
+          remat: What layers keep for the backward pass, a key of REMAT_POLICIES.
+        """
+        residual, _ = self._scan(tokens, lengths, adapter, dropout_key, remat, keep_cache=False)
+        return rms_norm(residual, self.final_norm.get_value(), self.config.rms_norm_eps)
+
+    def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Return float32 logits of states after the final norm."""
+        return output_matmul(hidden, self.output_weight())
+
+    def prefill(
+        self,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        adapter: Adapter | None = None,
+        *,
+        cache_length: int,
+    ) -> tuple[Float[Array, "B D"], KVCache]:
+        """Run right-padded prompts; return the hidden state of each one's last token, and a cache of `cache_length`.
+
+        Raises:
+          ValueError: the prompts are longer than the cache.
+        """
+        width = tokens.shape[1]
+        if width > cache_length:
+            raise ValueError(f"cache_length {cache_length} is below the prompts' width {width}")
+        residual, (keys, values) = self._scan(tokens, lengths, adapter, None, "none", keep_cache=True)
+        last = jnp.take_along_axis(residual, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        hidden = rms_norm(last, self.final_norm.get_value(), self.config.rms_norm_eps)
+        room = ((0, 0), (0, cache_length - width), (0, 0), (0, 0))
+        layers = range(self.config.num_hidden_layers)
+        cache = KVCache(
+            keys=tuple(jnp.pad(keys[at], room) for at in layers),
+            values=tuple(jnp.pad(values[at], room) for at in layers),
+        )
+        return hidden, cache
+
+    def decode_step(
+        self,
+        tokens: Int[Array, "B"],
+        positions: Int[Array, "B"],
+        cache: KVCache,
+        adapter: Adapter | None = None,
+    ) -> tuple[Float[Array, "B D"], KVCache]:
+        """Run one new token of each row; in a loop call `decode_step(model.unstacked(adapter), …)` instead."""
+        return decode_step(self.unstacked(adapter), tokens, positions, cache)
+
+    def unstacked(self, adapter: Adapter | None = None) -> DecodeWeights:
+        """Return the weights cut into layers, for a decode loop: call it once, outside the loop."""
+        return cut_layers(self, adapter)
+
+    def layer_weights(self) -> dict[str, Array]:
+        """Return the stacked weights of the layers by name, as plain arrays."""
+        return {name: weight.get_value() for name, weight in self.layers.items()}
+
+    def output_weight(self) -> Float[Array, "V D"]:
+        """Return the matrix that makes logits: the embedding itself where it is tied."""
+        return (self.embedding if self.lm_head is None else self.lm_head).get_value()
+
+    def _scan(
+        self,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"] | None,
+        adapter: Adapter | None,
+        dropout_key: PRNGKeyArray | None,
+        remat: str,
+        *,
+        keep_cache: bool,
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
+        """Run all layers; return the residual stream and, if wanted, keys and values [L, B, T, K, h]."""
+        config = self.config
+        angles = rotary_angles(jnp.arange(tokens.shape[1])[None, :], config.head_dim, config.rope_theta)
+
+        def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array] | None]:
+            key = rotate(key, *angles)
+            attended = causal_attention(rotate(query, *angles), key, value, lengths)
+            return attended, (key, value) if keep_cache else None
+
+        def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array] | None]:
+            weights, layer_adapter, index = at
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_key=key)
+
+        if REMAT_POLICIES[remat] is not None:
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=False)
+        residual = self.embedding.get_value()[tokens].astype(jnp.float32)
+        return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
+
+
+def init_random(config: Qwen2Config, key: PRNGKeyArray, dtype: jnp.dtype = jnp.float32) -> Qwen2:
+    """Make a model with random weights, as transformers does: normal of deviation 0.02, norms 1, biases 0.
+
+    Jittable; `jax.eval_shape` of it gives the shapes of any size without memory.
+    """
+
+    def normal(name: str, shape: tuple[int, ...]) -> Array:
+        # Named keys: a weight does not depend on which other weights there are.
+        named = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return (0.02 * jax.random.normal(named, shape, jnp.float32)).astype(dtype)
+
+    def initial(name: str, shape: tuple[int, ...]) -> Array:
+        stacked = (config.num_hidden_layers, *shape)
+        if name.endswith("layernorm"):
+            return jnp.ones(stacked, dtype)
+        return jnp.zeros(stacked, dtype) if name.endswith("bias") else normal(name, stacked)
+
+    table = (config.vocab_size, config.hidden_size)
+    return Qwen2(
+        config,
+        embedding=normal("embedding", table),
+        layers={name: initial(name, shape) for name, shape in layer_shapes(config).items()},
+        final_norm=jnp.ones((config.hidden_size,), dtype),
+        lm_head=None if config.tie_word_embeddings else normal("lm_head", table),
+    )
