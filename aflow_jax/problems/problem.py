@@ -9,7 +9,7 @@ class Problem:
 
     Attributes:
         question: what is asked, as the policy and the operators see it.
-        answer: the gold answer; alternatives are joined by `|` where the source says so; for code the reference solution.
+        answer: the gold answer; alternatives joined by `|` where the source says so; for code the reference solution.
         source: the dataset, a row of configs/datasets.yaml.
         domain: "math", "code" or "qa".
         context: passages that every operator gets, for sources that have them.
