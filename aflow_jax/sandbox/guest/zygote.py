@@ -1,0 +1,140 @@
+"""The zygote: a clean interpreter that forks one process for each job.
+
+It holds no key, no test and no expected value: a job's text goes from the parent straight to the forked process, over the
+job's own channel. It runs no job itself.
+"""
+
+import gc
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from .confine import Confinement
+from .program import run_program
+from .referee import referee
+from .solution import serve_solution
+from .wire import read_frame
+
+_JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
+
+
+def main(control_descriptor: int, settings: dict[str, Any]) -> None:
+    """Serves the parent until its end of the control socket closes, then kills every job and returns."""
+    control = socket.socket(fileno=control_descriptor)
+    _warm_up()
+    confinement = Confinement.enter(settings)
+    control.send(json.dumps({"ready": confinement.describe()}).encode())
+    Zygote(control, confinement).serve()
+
+
+def _warm_up() -> None:
+    import numpy
+    import sympy
+
+    # Whatever is imported lazily on first use would be paid for by each job again.
+    sympy.solve(sympy.Symbol("x") ** 2 - 1)
+    sympy.simplify("sin(x)**2 + cos(x)**2")
+    numpy.linalg.det(numpy.eye(2))
+    gc.collect()
+    gc.freeze()  # keeps the collector of each job from touching, and so copying, these pages
+
+
+class Zygote:
+    """Forks jobs, kills those whose lifeline is closed, tells how each ended."""
+
+    def __init__(self, control: socket.socket, confinement: Confinement):
+        self.control = control
+        self.confinement = confinement
+        self.lifelines: dict[int, socket.socket] = {}  # by process id
+        self.selector = selectors.DefaultSelector()
+
+    def serve(self) -> None:
+        """Runs until the control socket ends."""
+        wake, waker = socket.socketpair()
+        for end in (wake, waker):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self.selector.register(wake, selectors.EVENT_READ, None)
+        self.selector.register(self.control, selectors.EVENT_READ, None)
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is self.control:
+                    if not self.accept():
+                        return
+                elif key.fileobj is wake:
+                    wake.recv(4096)
+                else:
+                    self.kill(key.data)
+            self.reap()
+
+    def accept(self) -> bool:
+        """Starts the job that the parent asks for. False when the parent is gone."""
+        message, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 2)
+        if not message:
+            for process in self.lifelines:
+                os.kill(process, signal.SIGKILL)
+            return False
+        channel, lifeline = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        order = json.loads(message)
+        process = self.confinement.fork(order)
+        if process == 0:
+            self.run(channel, lifeline, order)
+        channel.close()
+        self.lifelines[process] = lifeline
+        self.selector.register(lifeline, selectors.EVENT_READ, process)
+        return True
+
+    def run(self, channel: socket.socket, lifeline: socket.socket, order: dict[str, Any]) -> None:
+        """The forked process: walls itself in, then reads its job. Never returns."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.selector.close()
+            for other in (self.control, lifeline, *self.lifelines.values()):
+                other.close()
+            self.confinement.wall_in(order)
+            _JOBS[order["kind"]](channel, read_frame(channel))
+            status = 0
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            pass  # the parent has what it wanted and closed the channel
+        except BaseException:  # noqa: BLE001 - a forked process must not run on into the zygote's own loop
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            os._exit(status)
+
+    def kill(self, process: int) -> None:
+        """The parent closed its end of the job's lifeline: its time is over."""
+        self.selector.unregister(self.lifelines[process])
+        os.kill(process, signal.SIGKILL)  # not reaped yet, so the number is still the job's
+
+    def reap(self) -> None:
+        """Collects ended jobs, clears up after them and says on the lifeline how they ended."""
+        while self.lifelines:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if process == 0:
+                return
+            lifeline = self.lifelines.pop(process, None)
+            if lifeline is None:
+                continue
+            if lifeline in self.selector.get_map():
+                self.selector.unregister(lifeline)
+            self.confinement.clear_up(process)
+            try:
+                lifeline.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+            except OSError:
+                pass  # the parent has closed its end already
+            lifeline.close()
+
+
+def current_address_space() -> int:
+    """Bytes of address space that this process has mapped."""
+    with open("/proc/self/statm") as statistics:
+        return int(statistics.read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,187 @@
+"""The host's side: the zygote process, and the jobs it forks."""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from aflow_jax.sandbox.guest.wire import FRAME_LIMIT, WireError, frame_length, load_message, send_bytes
+from aflow_jax.sandbox.results import SandboxUnavailable
+
+_START_SECONDS = 60.0
+_BOOT = "import sys; sys.path[:0] = [{room!r}]; sys.path.append({packages!r}); from guest.zygote import main; main({control}, {settings!r})"
+# A BLAS thread pool would not survive the fork, and each job has one core at most.
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+class DeadlineError(Exception):
+    """The job's time ran out."""
+
+
+class ClosedError(Exception):
+    """The job ended, or broke the rules of the channel: nothing more comes from it."""
+
+
+class Job:
+    """One forked process in its sandbox: a channel for frames and a lifeline whose closing kills it."""
+
+    def __init__(self, channel: socket.socket, lifeline: socket.socket):
+        self.channel = channel
+        self.lifeline = lifeline
+        self._received = bytearray()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends a message. Raises ClosedError when the job is gone, WireError when it is too long."""
+        self.send_body(json.dumps(message).encode())
+
+    def send_body(self, body: bytes) -> None:
+        """Sends a frame's body as it is."""
+        try:
+            send_bytes(self.channel, body)
+        except TimeoutError as error:
+            raise DeadlineError from error
+        except OSError as error:
+            raise ClosedError from error
+
+    def receive_body(self, deadline: float) -> bytes:
+        """The next frame's body. Raises DeadlineError, or ClosedError when the job ended or broke the rules."""
+        try:
+            return self._take(frame_length(self._take(4, deadline)), deadline)
+        except WireError as error:
+            raise ClosedError(str(error)) from error
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """The next frame as a message."""
+        try:
+            return load_message(self.receive_body(deadline))
+        except WireError as error:
+            raise ClosedError(str(error)) from error
+
+    def _take(self, count: int, deadline: float) -> bytes:
+        while len(self._received) < count:
+            self.channel.settimeout(max(deadline - time.monotonic(), 1e-6))
+            try:
+                part = self.channel.recv(min(FRAME_LIMIT, 1 << 18))
+            except TimeoutError as error:
+                raise DeadlineError from error
+            except OSError as error:
+                raise ClosedError from error
+            if not part:
+                raise ClosedError
+            self._received += part
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    def kill(self) -> None:
+        """Orders the job's death. May be called from any thread, more than once."""
+        try:
+            self.lifeline.shutdown(socket.SHUT_WR)
+            self.channel.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is gone already
+
+    def end(self) -> int:
+        """Kills what is left of the job and waits until nothing of it runs.
+
+        Returns:
+            Its exit status, negative for a signal.
+
+        Raises:
+            SandboxUnavailable: the zygote died, so that nothing the job said can be relied on.
+        """
+        self.kill()
+        self.lifeline.settimeout(_START_SECONDS)
+        try:
+            told = self.lifeline.recv(4096)
+        except OSError as error:
+            raise SandboxUnavailable("the sandbox did not say how its job ended") from error
+        finally:
+            self.channel.close()
+            self.lifeline.close()
+        if not told:
+            raise SandboxUnavailable("the sandbox died while its job was running")
+        return json.loads(told)["status"]
+
+
+class ZygoteProcess:
+    """The zygote as its parent sees it. Safe to use from several threads."""
+
+    def __init__(self, settings: dict[str, Any]):
+        """Starts it and waits until it is warm. Raises SandboxUnavailable when it does not come up."""
+        self.owner = os.getpid()
+        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        boot = _BOOT.format(
+            room=str(Path(__file__).parent),
+            packages=sysconfig.get_path("purelib"),
+            control=other.fileno(),
+            settings=settings,
+        )
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", boot],
+                env=_ENVIRONMENT,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[other.fileno()],
+                start_new_session=True,
+            )
+        self.report = self._await_ready()
+
+    def _await_ready(self) -> Any:
+        self._control.settimeout(_START_SECONDS)
+        try:
+            message = self._control.recv(1 << 16)
+        except OSError as error:
+            self.close()
+            raise SandboxUnavailable("the sandbox did not start in time") from error
+        self._control.settimeout(None)
+        if not message:
+            why = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self.close()
+            raise SandboxUnavailable(f"the sandbox did not start: {why[-1] if why else 'no reason given'}")
+        return json.loads(message)["ready"]
+
+    def is_alive(self) -> bool:
+        """Whether jobs can still be started on it."""
+        readable, _, _ = select.select([self._control], [], [], 0)
+        return not readable and self._process.poll() is None
+
+    def start(self, order: dict[str, Any]) -> Job:
+        """Forks a job. Raises SandboxUnavailable when the zygote is gone."""
+        channel, guest_channel = socket.socketpair()
+        lifeline, guest_lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with guest_channel, guest_lifeline, self._lock:
+            try:
+                ends = [guest_channel.fileno(), guest_lifeline.fileno()]
+                socket.send_fds(self._control, [json.dumps(order).encode()], ends)
+            except OSError as error:
+                channel.close()
+                lifeline.close()
+                raise SandboxUnavailable("the sandbox is gone") from error
+        return Job(channel, lifeline)
+
+    def close(self) -> None:
+        """Ends it, with every job of it. Waits until it is gone."""
+        self._control.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stderr.close()
