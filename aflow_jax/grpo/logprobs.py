@@ -1,0 +1,113 @@
+"""Log-probabilities of tokens over a large vocabulary, without ever holding the logits of all positions.
+
+Logits are made for a chunk of tokens at a time. Each token's outputs depend on its own hidden state alone, so that the
+forward pass of a gradient computes the chunk's pullback on the spot, one vector [D] a token, and forgets the logits:
+the backward pass is a product with those vectors. The vocabulary is thus projected once, not once more for the
+backward pass as rematerialisation would.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from aflow_jax.qwen2 import Adapter, Qwen2
+
+# A chunk's logits, float32, take about this many bytes when nobody says otherwise.
+_CHUNK_BYTES = 256 * 2**20
+
+
+def token_logprobs(
+    model: Qwen2,
+    adapter: Adapter | None,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"] | None,
+    temperature: Float[Array, ""] | float = 1.0,
+    *,
+    chunk: int | None = None,
+) -> Float[Array, "B T"]:
+    """Position t holds log p(tokens[t] | tokens[:t]) in nats, under `log_softmax(logits / temperature)`, float32.
+
+    Position 0, and those at and past a row's length, hold 0. `chunk` is how many tokens have their logits made at
+    once, so many that they take about 256 MB when None.
+    """
+    hidden = model.hidden(tokens, lengths, adapter)
+    logprobs, _ = target_statistics(model, hidden[:, :-1], tokens[:, 1:], temperature, chunk=chunk)
+    logprobs = jnp.pad(logprobs, ((0, 0), (1, 0)))
+    if lengths is None:
+        return logprobs
+    return jnp.where(jnp.arange(tokens.shape[1]) < lengths[:, None], logprobs, 0.0)
+
+
+def target_statistics(
+    model: Qwen2,
+    hidden: Float[Array, "B W D"],
+    targets: Int[Array, "B W"],
+    temperature: Float[Array, ""] | float,
+    *,
+    chunk: int | None = None,
+    entropy_gradient: bool = False,
+) -> tuple[Float[Array, "B W"], Float[Array, "B W"]]:
+    """Log-probability of each target, and entropy of its distribution, from the hidden states that predict them.
+
+    Both in nats, float32, under `log_softmax(unembed(hidden) / temperature)`. Differentiable with respect to `hidden`
+    only; through the entropy only if `entropy_gradient`, which costs a second vector a token.
+    """
+    count = targets.size
+    chunk = chunk or max(1, _CHUNK_BYTES // (4 * model.config.vocab_size))
+    chunks = -(-count // chunk)
+    # Chunks of equal size, so that the last one is not mostly padding.
+    chunk = -(-count // chunks)
+    room = chunks * chunk - count
+    flat = jnp.pad(hidden.reshape(count, -1), ((0, room), (0, 0))).reshape(chunks, chunk, -1)
+    flat_targets = jnp.pad(targets.reshape(count), (0, room)).reshape(chunks, chunk)
+    logprobs, entropies = _statistics(model, flat, flat_targets, jnp.float32(temperature), entropy_gradient)
+    return tuple(values.reshape(-1)[:count].reshape(targets.shape) for values in (logprobs, entropies))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _statistics(
+    model: Qwen2,
+    hidden: Float[Array, "n C D"],
+    targets: Int[Array, "n C"],
+    temperature: Float[Array, ""],
+    entropy_gradient: bool,
+) -> tuple[Float[Array, "n C"], Float[Array, "n C"]]:
+    return jax.lax.map(lambda at: _chunk_statistics(model, *at, temperature), (hidden, targets))
+
+
+def _statistics_forward(model, hidden, targets, temperature, entropy_gradient):
+    def one_chunk(at: tuple[Array, Array]):
+        states, chosen = at
+
+        def statistics(states: Float[Array, "C D"]):
+            logprobs, entropies = _chunk_statistics(model, states, chosen, temperature)
+            return (logprobs, entropies) if entropy_gradient else (logprobs, jax.lax.stop_gradient(entropies))
+
+        (logprobs, entropies), pullback = jax.vjp(statistics, states)
+        one, zero = jnp.ones_like(logprobs), jnp.zeros_like(logprobs)
+        slopes = (pullback((one, zero))[0], pullback((zero, one))[0]) if entropy_gradient else pullback((one, zero))
+        return (logprobs, entropies), slopes
+
+    return jax.lax.map(one_chunk, (hidden, targets))
+
+
+def _statistics_backward(entropy_gradient, slopes, cotangents):
+    gradient = sum(
+        slope.astype(jnp.float32) * cotangent[..., None] for slope, cotangent in zip(slopes, cotangents, strict=False)
+    )
+    return None, gradient.astype(slopes[0].dtype), None, None
+
+
+_statistics.defvjp(_statistics_forward, _statistics_backward)
+
+
+def _chunk_statistics(
+    model: Qwen2, hidden: Float[Array, "C D"], targets: Int[Array, "C"], temperature: Float[Array, ""]
+) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    distribution = jax.nn.log_softmax(model.unembed(hidden) / temperature)
+    logprobs = jnp.take_along_axis(distribution, targets[:, None], axis=-1)[:, 0]
+    # exp(-inf) · -inf would be NaN where a quantised model rules a token out.
+    entropies = -jnp.where(distribution > -jnp.inf, jnp.exp(distribution) * distribution, 0.0).sum(-1)
+    return logprobs, entropies

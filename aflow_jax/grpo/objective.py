@@ -1,0 +1,258 @@
+"""The objective of GRPO and its relatives: a pure function of log-probabilities, advantages and a mask.
+
+Whatever stands where the mask is 0 (padding, NaN, infinity) is replaced before the arithmetic, so that it changes
+neither the value nor the gradient. A sequence whose mask is all 0 is not there: it counts in no denominator.
+"""
+
+from functools import reduce
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+LossType = Literal["grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
+# exp(±20) is far outside every clip range, and its square still fits float32: a wild ratio cannot become infinite.
+_LARGEST_LOG_RATIO = 20.0
+
+
+class LossSums(NamedTuple):
+    """What microbatches add up: `loss / normalizer` of the sum over microbatches is the whole batch's loss.
+
+    `totals` are sums over live tokens or sequences, `maxima` are maxima over them; `loss_metrics` reads both.
+    """
+
+    loss: Float[Array, ""]
+    normalizer: Float[Array, ""]
+    totals: dict[str, Float[Array, ""]]
+    maxima: dict[str, Float[Array, ""]]
+
+
+def policy_loss(
+    logprobs: Float[Array, "B T"],
+    old_logprobs: Float[Array, "B T"] | None,
+    ref_logprobs: Float[Array, "B T"] | None,
+    advantages: Float[Array, "B"],
+    mask: Bool[Array, "B T"],
+    **options,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of a whole batch and its metrics; arguments and options are those of `policy_loss_sums`.
+
+    A batch without a live token has the loss 0.
+    """
+    sums = policy_loss_sums(logprobs, old_logprobs, ref_logprobs, advantages, mask, **options)
+    return _ratio(sums.loss, sums.normalizer), loss_metrics(sums)
+
+
+def policy_loss_sums(
+    logprobs: Float[Array, "B T"],
+    old_logprobs: Float[Array, "B T"] | None,
+    ref_logprobs: Float[Array, "B T"] | None,
+    advantages: Float[Array, "B"],
+    mask: Bool[Array, "B T"],
+    *,
+    loss_type: LossType = "grpo",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    kl_coef: float = 0.005,
+    kl_estimator: KLEstimator = "k3",
+    dual_clip: float | None = None,
+    importance_weights: Float[Array, "B T"] | Float[Array, "B 1"] | None = None,
+    entropies: Float[Array, "B T"] | None = None,
+    entropy_coef: float = 0.0,
+    max_completion_length: int | None = None,
+) -> LossSums:
+    """Numerators and denominators of the loss over one (micro)batch.
+
+    Each live token costs `w · policy + kl_coef · kl − entropy_coef · entropy`, with `ρ = exp(logp − logp_old)`, A the
+    sequence's advantage and w its importance weight (1 when none are given; no gradient goes through it):
+
+    =========  =========================================================  ===================================
+    loss_type  policy term of a token                                     the batch's loss is
+    =========  =========================================================  ===================================
+    grpo       −min(ρA, clip(ρ, 1 − clip_low, 1 + clip_high)A)            mean over sequences of token means
+    dapo       as grpo (arXiv:2503.14476)                                 mean over the batch's tokens
+    bnpo       as grpo                                                    mean over the batch's tokens; TRL's is
+                                                                          the microbatch's, so it equals dapo here
+    dr_grpo    as grpo (arXiv:2503.20783)                                 sum / (sequences · max_completion_length)
+    gspo       as grpo with ρ = exp(mean over the sequence of             mean over sequences of token means
+               logp − logp_old) (arXiv:2507.18071, Eq. 5 and 7)
+    cispo      −stop_gradient(clip(ρ, 1 − clip_low, 1 + clip_high))·A·logp    mean over the batch's tokens
+               (arXiv:2506.13585, Eq. 4 and 5)
+    =========  =========================================================  ===================================
+
+    `old_logprobs=None` stands for the current policy: ρ is exactly 1 and still carries the gradient. `ref_logprobs`
+    may be None when `kl_coef` is 0. `dual_clip` c > 1 keeps the term of a negative advantage from going above −c·A
+    (arXiv:1912.09729, Eq. 5). `max_completion_length` is dr_grpo's constant, T when not given. For the KL estimators
+    and their gradients see `kl_penalty`. Log-probabilities are in nats; ρ is computed from a difference held within
+    ±20. Raises ValueError for an unknown name or a combination that means nothing.
+    """
+    _check_options(loss_type, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies)
+    live = jnp.asarray(mask).astype(bool)
+    sequences = live.any(axis=1, keepdims=True)
+    logprobs = _live(logprobs, live)
+    old_logprobs = jax.lax.stop_gradient(logprobs) if old_logprobs is None else _live(old_logprobs, live)
+    advantages = _live(jnp.asarray(advantages)[:, None], sequences)
+
+    ratio = _policy_ratio(logprobs - old_logprobs, live, loss_type)
+    term, low, high = _policy_term(ratio, logprobs, advantages, loss_type, clip_low, clip_high, dual_clip)
+    if importance_weights is not None:
+        term = term * jax.lax.stop_gradient(_live(importance_weights, live))
+
+    # The units of the ratio: sequences under gspo, else tokens.
+    units = sequences if loss_type == "gspo" else live
+    totals = {
+        "tokens": live.sum(),
+        "units": units.sum(),
+        "ratio": jnp.where(units, ratio, 0).sum(),
+        "clip_low": (units & low).sum(),
+        "clip_high": (units & high).sum(),
+    }
+    if ref_logprobs is not None:
+        kl = kl_penalty(logprobs, _live(ref_logprobs, live), kl_estimator)
+        term = term + kl_coef * kl
+        totals["kl"] = kl.sum()
+    if entropies is not None:
+        entropies = _live(entropies, live)
+        term = term - entropy_coef * entropies
+        totals["entropy"] = entropies.sum()
+
+    loss, normalizer = _aggregate(term, live, loss_type, max_completion_length)
+    maxima = {"ratio": jnp.where(units, ratio, -jnp.inf).max(initial=-jnp.inf)}
+    dtype = logprobs.dtype
+    return LossSums(
+        loss, normalizer.astype(dtype), {name: total.astype(dtype) for name, total in totals.items()}, maxima
+    )
+
+
+def kl_penalty(
+    logprobs: Float[Array, "B T"], ref_logprobs: Float[Array, "B T"], estimator: KLEstimator = "k3"
+) -> Float[Array, "B T"]:
+    """Estimate KL(policy ‖ reference) token by token, in nats, from tokens the policy sampled.
+
+    With d = logp − logp_ref (Schulman, "Approximating KL divergence", 2020) the value and, as a loss, its gradient:
+
+    - k1 = d, unbiased. Its gradient is ∇logp, of mean 0 on the policy's own samples: as a loss it adds noise and
+      pulls nowhere.
+    - k2 = d²/2, biased. Its gradient d·∇logp is the unbiased gradient of KL(policy ‖ reference).
+    - k3 = exp(−d) − 1 + d, unbiased and never negative. Its gradient (1 − exp(−d))·∇logp is the unbiased gradient of
+      the other divergence, KL(reference ‖ policy); the two agree to first order in d.
+    """
+    difference = logprobs - ref_logprobs
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference**2
+    if estimator == "k3":
+        return _bounded_exp(-difference) - 1.0 + difference
+    raise ValueError(f"kl_estimator must be k1, k2 or k3, not {estimator!r}")
+
+
+def truncated_importance_weights(
+    logprobs: Float[Array, "B T"],
+    sampler_logprobs: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    cap: float = 2.0,
+    level: Literal["token", "sequence"] = "token",
+) -> Float[Array, "B T"] | Float[Array, "B 1"]:
+    """Truncated importance sampling: `min(p / p_sampler, cap)` of each token, or of each whole sequence ([B, 1]).
+
+    A sequence's ratio is the product of its tokens' (Ionides 2008; Espeholt et al., arXiv:1802.01561, Eq. 1). No
+    gradient goes through the weights.
+    """
+    live = jnp.asarray(mask).astype(bool)
+    difference = _live(logprobs, live) - _live(sampler_logprobs, live)
+    if level == "sequence":
+        difference = difference.sum(axis=1, keepdims=True)
+    elif level != "token":
+        raise ValueError(f"level must be token or sequence, not {level!r}")
+    return jax.lax.stop_gradient(jnp.minimum(_bounded_exp(difference), cap))
+
+
+def combine_sums(parts: list[LossSums]) -> LossSums:
+    """The sums of a batch from those of its parts."""
+
+    def combine(a: LossSums, b: LossSums) -> LossSums:
+        totals, maxima = jax.tree.map(jnp.add, a.totals, b.totals), jax.tree.map(jnp.maximum, a.maxima, b.maxima)
+        return LossSums(a.loss + b.loss, a.normalizer + b.normalizer, totals, maxima)
+
+    return reduce(combine, parts)
+
+
+def loss_metrics(sums: LossSums) -> dict[str, Float[Array, ""]]:
+    """Metrics from sums, under the names of TRL: means over live tokens.
+
+    `ratio/*` and `clip_ratio/*` (the share whose ratio the objective clips) are over sequences under gspo. `kl` and
+    `entropy` are there when they were computed. Without a live token every number is 0.
+    """
+    totals, units = sums.totals, sums.totals["units"]
+    metrics = {
+        "loss": _ratio(sums.loss, sums.normalizer),
+        "clip_ratio/low_mean": _ratio(totals["clip_low"], units),
+        "clip_ratio/high_mean": _ratio(totals["clip_high"], units),
+        "ratio/mean": _ratio(totals["ratio"], units),
+        "ratio/max": jnp.where(units > 0, sums.maxima["ratio"], 0.0),
+    }
+    for name in ("kl", "entropy"):
+        if name in totals:
+            metrics[name] = _ratio(totals[name], totals["tokens"])
+    return metrics
+
+
+def _check_options(loss_type, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies) -> None:
+    if loss_type not in ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo"):
+        raise ValueError(f"loss_type must be grpo, dapo, bnpo, dr_grpo, gspo or cispo, not {loss_type!r}")
+    if kl_coef and ref_logprobs is None:
+        raise ValueError(f"kl_coef is {kl_coef} but there are no ref_logprobs")
+    if entropy_coef and entropies is None:
+        raise ValueError(f"entropy_coef is {entropy_coef} but there are no entropies")
+    if dual_clip is not None and (dual_clip <= 1 or loss_type == "cispo"):
+        raise ValueError(f"dual_clip must be above 1 and has no meaning in cispo (dual_clip={dual_clip}, {loss_type})")
+
+
+def _live(values: Array, live: Bool[Array, "B T"]) -> Array:
+    """The values in float32 or wider, with 0 where the mask is 0."""
+    values = jnp.asarray(values)
+    return jnp.where(live, values.astype(jnp.promote_types(values.dtype, jnp.float32)), 0)
+
+
+def _policy_ratio(log_ratio: Float[Array, "B T"], live: Bool[Array, "B T"], loss_type: LossType) -> Array:
+    """ρ of each token [B, T]; under gspo that of each sequence, [B, 1]."""
+    if loss_type == "gspo":
+        log_ratio = log_ratio.sum(axis=1, keepdims=True) / jnp.maximum(live.sum(axis=1, keepdims=True), 1)
+    return _bounded_exp(log_ratio)
+
+
+def _policy_term(ratio, logprobs, advantages, loss_type, clip_low, clip_high, dual_clip) -> tuple[Array, Array, Array]:
+    """The policy term, and where the objective clips the ratio from below and from above."""
+    low, high = ratio < 1 - clip_low, ratio > 1 + clip_high
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    if loss_type == "cispo":
+        return -jax.lax.stop_gradient(clipped) * advantages * logprobs, low, high
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    if dual_clip is not None:
+        surrogate = jnp.where(advantages < 0, jnp.maximum(surrogate, dual_clip * advantages), surrogate)
+    return -surrogate, low & (advantages < 0), high & (advantages > 0)
+
+
+def _aggregate(
+    term: Float[Array, "B T"], live: Bool[Array, "B T"], loss_type: LossType, max_completion_length: int | None
+) -> tuple[Float[Array, ""], Array]:
+    term = jnp.where(live, term, 0)
+    lengths = live.sum(axis=1)
+    if loss_type in ("grpo", "gspo"):
+        return (term.sum(axis=1) / jnp.maximum(lengths, 1)).sum(), (lengths > 0).sum()
+    if loss_type == "dr_grpo":
+        return term.sum(), (lengths > 0).sum() * (max_completion_length or live.shape[1])
+    return term.sum(), lengths.sum()
+
+
+def _bounded_exp(difference: Array) -> Array:
+    return jnp.exp(jnp.clip(difference, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
+
+
+def _ratio(numerator: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(count > 0, numerator / jnp.where(count > 0, count, 1), 0.0)
