@@ -2,8 +2,12 @@
 
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_count
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.create import create_checkpoint
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, decode_step, empty_cache
+from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.model import REMAT_POLICIES, Qwen2, init_random
+from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
+from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 
 __all__ = [
     "REMAT_POLICIES",
@@ -13,9 +17,16 @@ __all__ = [
     "KVCache",
     "Qwen2",
     "Qwen2Config",
+    "Tokenizer",
+    "choose_dtype",
+    "create_checkpoint",
     "decode_step",
     "empty_cache",
     "init_adapter",
     "init_random",
+    "load_pretrained",
+    "load_tokenizer",
     "parameter_count",
+    "resolve_model",
+    "save_pretrained",
 ]

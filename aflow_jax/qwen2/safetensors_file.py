@@ -1,0 +1,136 @@
+"""Read tensors of a safetensors file one by one into given memory, and write such a file tensor by tensor.
+
+The safetensors package hands out whole new arrays; a checkpoint that is streamed into stacked arrays needs to be read
+into a part of them, without a second copy of the model in memory.
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSON header, the data).
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from aflow_jax.errors import UserError
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONGEST_HEADER = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies in a file: dtype name as in the format, shape, first byte and byte after the last."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """An open safetensors file; `entries` says what is in it.
+
+    Raises UserError, naming the file and the tensor, where the file is truncated or is not one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Unbuffered: tensors are large, and go straight from the kernel into their place.
+        self._file = path.open("rb", buffering=0)
+        try:
+            self.entries = _read_header(path, self._file.read)
+        except UserError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "SafetensorsFile":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def read_into(self, name: str, target: np.ndarray) -> None:
+        """Fill `target`, C-contiguous and of the tensor's shape, converting to its dtype."""
+        entry = self.entries[name]
+        dtype = DTYPES[entry.dtype]
+        same = dtype == target.dtype
+        place = target if same else np.empty(entry.shape, dtype)
+        self._read_bytes(entry, memoryview(place.reshape(-1).view(np.uint8)))
+        if not same:
+            target[...] = place
+
+    def _read_bytes(self, entry: TensorEntry, place: memoryview) -> None:
+        self._file.seek(entry.start)
+        done = 0
+        while done < len(place):
+            count = self._file.readinto(place[done:])
+            if not count:
+                raise UserError(f"{self.path} ends early, at byte {entry.start + done}: download it again")
+            done += count
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, tensor: Callable[[str], np.ndarray]
+) -> None:
+    """Write `tensor(name)` for each name in `shapes`, one at a time; the file appears when it is whole."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            array = np.ascontiguousarray(tensor(name), dtype)
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
+            file.write(memoryview(array.reshape(-1).view(np.uint8)))
+    os.replace(partial, path)
+
+
+def _read_header(path: Path, read: Callable[[int], bytes]) -> dict[str, TensorEntry]:
+    size = path.stat().st_size
+    length = int.from_bytes(read(8), "little")
+    if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+        raise UserError(f"{path} is truncated or is not a safetensors file: download it again")
+    try:
+        header = json.loads(read(length))
+        entries = {
+            name: TensorEntry(
+                dtype=str(entry["dtype"]),
+                shape=tuple(entry["shape"]),
+                start=8 + length + entry["data_offsets"][0],
+                stop=8 + length + entry["data_offsets"][1],
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise UserError(f"{path} has no valid safetensors header: download it again") from None
+    for name, entry in entries.items():
+        _check_entry(path, name, entry, size)
+    return entries
+
+
+def _check_entry(path: Path, name: str, entry: TensorEntry, size: int) -> None:
+    if entry.stop > size:
+        raise UserError(
+            f"{path} is truncated: {name} should end at byte {entry.stop}, the file has {size}: download it again"
+        )
+    if entry.dtype in DTYPES and entry.stop - entry.start != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:
+        raise UserError(f"{path}: {name} has {entry.stop - entry.start} bytes, not what its shape and dtype say")

@@ -1,0 +1,110 @@
+"""Text to token ids and back, with the model folder's own tokenizer and chat template."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aflow_jax.errors import UserError
+from aflow_jax.qwen2.config import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Private-use characters: no template holds them, and none of them is trimmed, escaped or split.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+
+class Tokenizer:
+    """A tokenizer whose chat encoding cannot be steered by what messages contain.
+
+    Attributes:
+      eos_token_ids: Tokens that end a completion, from generation_config.json, else config.json, else the tokenizer.
+      pad_token_id: Fills rows behind their end.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", eos_token_ids: tuple[int, ...], pad_token_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._special_ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self._special = re.compile("|".join(re.escape(token) for token in self._special_ids))
+        self.eos_token_ids = eos_token_ids
+        self.pad_token_id = pad_token_id
+
+    def __len__(self) -> int:
+        """Return one more than the largest token id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of plain text: the names of special tokens in it are text like any other."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
+        """Return the ids of a conversation, ready for the assistant to go on.
+
+        Only the template's own markup becomes special tokens; `<|im_end|>` inside a message is text. For messages
+        without the names of special tokens the ids are those of transformers' `apply_chat_template`.
+
+        Args:
+          messages: [{"role": …, "content": …}, …].
+          add_generation_prompt: Whether to open the assistant's turn at the end.
+        """
+        contents = [message["content"] for message in messages]
+        marked = [{**message, "content": f"{_OPEN}{at}{_CLOSE}"} for at, message in enumerate(messages)]
+        template = self._tokenizer.apply_chat_template(
+            marked, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        ids: list[int] = []
+        end = 0
+        for special in self._special.finditer(template):
+            ids += self._encode_piece(template[end : special.start()], contents)
+            ids.append(self._special_ids[special[0]])
+            end = special.end()
+        return ids + self._encode_piece(template[end:], contents)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's files and chat template into a folder."""
+        self._tokenizer.save_pretrained(str(folder))
+
+    def _encode_piece(self, piece: str, contents: Sequence[str]) -> list[int]:
+        """Encode markup between two special tokens, with the messages in their places."""
+        return self.encode_text(_PLACEHOLDER.sub(lambda match: contents[int(match[1])], piece)) if piece else []
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+      UserError: the folder has no tokenizer, no chat template or no end token.
+    """
+    # Imported here: it takes seconds, and training from token files or listing settings needs none of it.
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
+        raise UserError(f"{folder} has no tokenizer: expected tokenizer.json and tokenizer_config.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder}: the tokenizer cannot be loaded ({reason}): download it again") from None
+    if not tokenizer.chat_template:
+        raise UserError(f"{folder} has no chat template: add chat_template.jinja, or take an Instruct model")
+    eos_token_ids = _eos_token_ids(folder, tokenizer.eos_token_id)
+    pad_token_id = eos_token_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return Tokenizer(tokenizer, eos_token_ids, pad_token_id)
+
+
+def _eos_token_ids(folder: Path, default: int | None) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value = read_json(path).get("eos_token_id") if path.is_file() else None
+        if value is not None:
+            return tuple(value) if isinstance(value, list) else (value,)
+    if default is None:
+        raise UserError(f"{folder}: no eos_token_id in generation_config.json or config.json: add it")
+    return (default,)
