@@ -1,0 +1,165 @@
+"""The answer inside a text: what a workflow wrote, reduced to what is graded."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from aflow_jax.problems.sources import default_sources
+from aflow_jax.rewards.literals import is_number_word, number_spans
+
+# Longer texts are not answers; what counts as one stands at their end.
+MAX_CHARACTERS = 20_000
+
+_NOT_AN_ANSWER = frozenset(
+    {"", "{}", "[]", "()", '""', "''", "none", "null", "nil", "nan", "n/a", "na", "undefined", "...", "error"}
+)
+_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_ELEMENT = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_HASHES = re.compile(r"####[ \t]*([^\s#][^\n]*)$", re.MULTILINE)
+_PHRASE = re.compile(
+    r"\b(?:final\s+answer|correct\s+answer|correct\s+option|answer)\b[\s*]*(?:(?:is|are|would\s+be|equals)\b|[:=])[\s*]*:?[\s*]*([^\n]+)",
+    re.IGNORECASE,
+)
+# A sentence ends at a stop before a space, but not inside initials and abbreviations such as "J. R." or "St.".
+_SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"'])(?<!\b\w)(?<!\b(?:St|Mr|Dr|Jr|Sr|vs|No))(?<!\bMrs)[.!](?=\s+[A-Z])")
+
+
+def extract_answer(text: str, source: str) -> str | None:
+    """Return the answer that `text` gives, as its source's rules read it, or None where it gives none.
+
+    Math: the first found of a line `#### …`, the last `\\boxed{…}`, the last `<answer>` element, "the answer is …", the
+    text itself where it is nothing but an expression, the last number. Questions: the same marks, else the text. Code:
+    the program, out of its fence. `{}`, `None`, nothing at all, and code where none was asked for are no answers.
+
+    Raises:
+        UserError: the source is not a row of configs/datasets.yaml.
+    """
+    domain = default_sources().named(source).domain
+    return extract_in_domain(text, domain)
+
+
+def extract_in_domain(text: str, domain: str) -> str | None:
+    """Return the answer that `text` gives in a domain: "math", "code" or "qa"; None where it gives none."""
+    if domain == "code":
+        return extract_code(text)
+    text = text[-MAX_CHARACTERS:].strip()
+    prose = _FENCE.sub(_keep_plain_fence, text).strip()
+    if is_blank(prose):
+        return None
+    marked = _marked(prose)
+    if marked is not None:
+        return None if is_blank(marked) or is_code(marked) else marked
+    if is_code(prose):
+        return None
+    if domain == "qa":
+        return prose
+    return prose if is_expression(prose) else _last_number(prose)
+
+
+def extract_code(text: str, entry_point: str | None = None) -> str | None:
+    """Return the program in a text: of its fenced blocks the last that defines `entry_point`, else the longest."""
+    blocks = [block for _, block in _FENCE.findall(text) if not is_blank(block)]
+    if not blocks:
+        return None if is_blank(text) else text.strip("\n")
+    if entry_point is not None:
+        defining = [
+            block for block in blocks if re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b", block, re.M)
+        ]
+        blocks = defining[-1:] or blocks
+    return max(blocks, key=len).strip("\n")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text says nothing: empty, or a bare `{}`, `None`, `null`, `nan` …"""
+    return (
+        text.strip().strip("`*\"'$. \n").strip().lower() in _NOT_AN_ANSWER or re.sub(r"\s", "", text) in _NOT_AN_ANSWER
+    )
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is a Python program: it parses, and does more than state a value."""
+    if not re.search(r"\b(?:def|class|import|return|for|while|with|lambda|print)\b", text):
+        return False
+    if re.match(r"\s*(?:return|yield)\b", text):
+        return True
+    try:
+        body = ast.parse(text.strip()).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return bool(re.search(r"^(?:def|class) \w+.*:\s*$|^(?:import|from) \w+", text, re.MULTILINE))
+    return any(not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) or _is_print(node) for node in body)
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text is a mathematical expression or a short name, and no prose: `\\frac{1}{2}`, `5 apples`, `Sunday`."""
+    if "\n" in text.strip() and "\\begin" not in text:
+        return False
+    words = re.findall(
+        r"[A-Za-z]{2,}", re.sub(r"\\(?:text|mbox|textbf|textnormal|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
+    )
+    words = [word for word in words if word.lower() not in ("and", "or", "pi", "sqrt", "infinity")]
+    if number_spans(text):
+        return not re.search(r"[?!]\s|[.:]\s+\S", text) and len(words) <= 2
+    return len(words) <= 3 and not re.search(r"[.?!:]\s+\S", text)
+
+
+def last_boxed(text: str) -> str | None:
+    """Return the content of the last `\\boxed{…}` (or `\\fbox{…}`) with balanced braces; None where there is none."""
+    for match in reversed(list(re.finditer(r"\\f?box(?:ed)?(?![A-Za-z])[ \t]*", text))):
+        rest = text[match.end() :]
+        if not rest.startswith("{"):
+            word = re.match(r"\\?\w+", rest)
+            if word:
+                return word.group()
+            continue
+        depth = 0
+        for position, (before, character) in enumerate(zip(" " + rest, rest, strict=False)):
+            if character in "{}" and before != "\\":
+                depth += 1 if character == "{" else -1
+                if depth == 0:
+                    return rest[1:position]
+    return None
+
+
+def _marked(text: str) -> str | None:
+    hashes = [line.strip() for line in _HASHES.findall(text)]
+    if hashes and is_expression(hashes[-1]):
+        return hashes[-1]
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed.strip()
+    elements = _ELEMENT.findall(text)
+    if elements:
+        inner = elements[-1].strip()
+        return inner if is_blank(inner) else _phrase(inner) or inner
+    return _phrase(text)
+
+
+def _phrase(text: str) -> str | None:
+    phrases = _PHRASE.findall(text)
+    if not phrases:
+        return None
+    sentence = _SENTENCE_END.split(phrases[-1], maxsplit=1)[0]
+    return sentence.strip().strip("*").strip()
+
+
+def _last_number(text: str) -> str | None:
+    spans = number_spans(text)
+    if spans:
+        start, end = spans[-1]
+        return text[start:end]
+    # "one" is more often a pronoun than an answer.
+    words = [word for word in re.findall(r"(?<![\w-])[A-Za-z]+(?:-[A-Za-z]+)?(?![\w-])", text) if is_number_word(word)]
+    return next((word for word in reversed(words) if word.lower() != "one"), None)
+
+
+def _keep_plain_fence(match: re.Match[str]) -> str:
+    """A fence of plain text is kept as text; one of code is no part of an answer in prose."""
+    language, block = match.group(1).lower(), match.group(2)
+    plain = language in ("", "text", "txt", "latex", "tex", "math", "markdown", "md") and not is_code(block)
+    return block if plain else " "
+
+
+def _is_print(node: ast.stmt) -> bool:
+    value = getattr(node, "value", None)
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print"

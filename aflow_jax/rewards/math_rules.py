@@ -1,0 +1,317 @@
+"""Mathematical answers: exact first, then by structure, then symbolically.
+
+Numbers are compared as fractions, lists, sets, tuples, intervals, unions and matrices entry by entry, words as words; what is
+left goes to math-verify in a killable process. Closeness earns nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+from aflow_jax.rewards.extract import extract_in_domain, is_blank, is_code
+from aflow_jax.rewards.latex import is_words, key, normalise, words_key
+from aflow_jax.rewards.literals import Number, numbers_equal, parse_number
+from aflow_jax.rewards.ruling import Ruling
+from aflow_jax.rewards.symbolic import LIMIT_SECONDS, SymbolicPool, shared_pool
+
+EQUAL, NOT_EQUAL, NO_ANSWER = 1.0, 0.2, 0.0
+
+_LONGEST_ANSWER = 2_000
+_NAME = re.compile(
+    r"(?:\\?[A-Za-z]+'?|⟨[^⟩]*⟩)(?:_(?:\{\w+\}|\w))?\s*(?:\([^()=]*\))?(?:\s*\^\s*\{?-1\}?\s*\([^()=]*\))?"
+)
+_EQUATION = re.compile(r"(?<![<>!\\:])(?:=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z]))")
+_BASE = re.compile(r"(?:⟨)?\(?([0-9A-Za-z.]+)\)?(?:⟩)?_(?:\{(\w+)\}|⟨(\w+)⟩|(\w+))")
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool | None = None) -> Ruling:
+    """Rule on an answer to a question of mathematics: 1 equal, .2 an answer that is not equal, 0 no answer.
+
+    An expression that merely restates the question's own is not an answer to it. The ruling is left open where the answer
+    cannot be read as mathematics.
+
+    Raises:
+        SymbolicUnavailable: the checker's processes cannot be started.
+    """
+    answer = extract_in_domain(text, "math")
+    if answer is None or is_blank(answer) or is_code(answer):
+        return Ruling(NO_ANSWER)
+    if len(answer) > _LONGEST_ANSWER:
+        return Ruling(NOT_EQUAL)
+    comparison = Comparator(question, pool)
+    # The whole text may be the answer where the extraction saw prose: "Tuesday morning", "two lines and a point".
+    for candidate in dict.fromkeys((answer, text.strip() if len(text) <= 200 else answer)):
+        if comparison.equal(normalise(gold), normalise(candidate)):
+            return Ruling(EQUAL)
+        if candidate == answer and comparison.unread and is_words(normalise(gold)):
+            continue
+        break
+    return Ruling(NOT_EQUAL, settled=not comparison.unread)
+
+
+@dataclass
+class Comparator:
+    """Compares normalised answers to one question, within one time limit.
+
+    Attributes:
+        question: decides what percent signs and the order of a list mean.
+        pool: the symbolic workers; None is the process's own.
+        unread: whether an answer was met that could not be read as mathematics.
+    """
+
+    question: str = ""
+    pool: SymbolicPool | None = None
+    unread: bool = False
+
+    def __post_init__(self) -> None:
+        self._deadline = time.monotonic() + LIMIT_SECONDS
+        self._asks_percent = bool(re.search(r"percent|%", self.question, re.IGNORECASE))
+        ordering = r"\b(?:order|ordered|respectively)\b"
+        self._ordered = bool(re.search(ordering, self.question, re.IGNORECASE)) and not re.search(
+            r"(?:increasing|ascending|descending|decreasing|numerical|any) order", self.question, re.IGNORECASE
+        )
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether two normalised answers are the same."""
+        if key(gold) == key(answer):
+            return True
+        gold_number, number = parse_number(gold), parse_number(answer)
+        if gold_number and number:
+            return numbers_equal(gold_number, number, asks_percent=self._asks_percent)
+        if is_words(gold) or is_words(answer):
+            return self._words(gold, answer)
+        if self._restated(gold, answer):
+            return False
+        for compare in (self._equations, self._bases, self._signs, self._matrices, self._unions, self._collections):
+            verdict = compare(gold, answer)
+            if verdict is not None:
+                return verdict
+        return self._symbolic(gold, answer, gold_number)
+
+    def _words(self, gold: str, answer: str) -> bool:
+        if is_words(gold) and words_key(gold) == words_key(answer):
+            return True
+        # "x = 5" is no word but `is_words` saw one: a name with its value.
+        parts = _split_equation(answer)
+        if len(parts) == 2 and not is_words(gold):
+            return self.equal(gold, parts[1])
+        self.unread = True
+        return False
+
+    def _restated(self, gold: str, answer: str) -> bool:
+        """Whether the answer is the question's own expression handed back unevaluated."""
+        asked = key(answer)
+        return (
+            len(asked) >= 4
+            and parse_number(answer) is None
+            and asked in key(normalise(self.question))
+            and (bool(re.search(r"[-+*/^!]|\\(?:frac|sqrt|times|cdot|cos|sin|tan|log|lceil|lfloor|binom)", asked)))
+            and not re.search(r"[=<>]|\\[lg]e(?![A-Za-z])|\\in(?![A-Za-z])|^[\[(]|,", asked)
+        )
+
+    def _equations(self, gold: str, answer: str) -> bool | None:
+        """`x = 5` for `5` and the other way round; of a chain `a = b = c`, each part for a gold, the last for an answer."""
+        golds, answers = _split_equation(gold), _split_equation(answer)
+        if len(golds) == 1 and len(answers) == 1:
+            return None
+        if len(golds) > 1 and len(answers) > 1:
+            named = [_NAME.fullmatch(parts[0]) for parts in (golds, answers)]
+            if all(named):
+                return key(golds[0]) == key(answers[0]) and self.equal(golds[-1], answers[-1])
+            return None
+        if len(golds) > 1:
+            parts = golds[1:] if _NAME.fullmatch(golds[0]) else golds
+            if not _NAME.fullmatch(golds[0]) and not all(parse_number(part) for part in golds):
+                return None
+            return any(self.equal(part, answer) for part in parts)
+        # "x = 5" or a sum worked out, "2 + 3 = 5"; an equation where a value is asked for stays what it is.
+        if _NAME.fullmatch(answers[0]) or not re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", "".join(answers[:-1]))):
+            return self.equal(gold, answers[-1])
+        return None
+
+    def _bases(self, gold: str, answer: str) -> bool | None:
+        """Numerals with a base: the digits must be the same, and the base where both give it."""
+        golds, answers = _BASE.fullmatch(gold.replace(" ", "")), _BASE.fullmatch(answer.replace(" ", ""))
+        if golds is None and answers is None:
+            return None
+        if golds and answers:
+            return (
+                golds.group(1) == answers.group(1)
+                and golds.groups()[1:] == answers.groups()[1:]
+                or (
+                    golds.group(1) == answers.group(1)
+                    and next(filter(None, golds.groups()[1:])) == next(filter(None, answers.groups()[1:]))
+                )
+            )
+        based, other = (golds, answer) if golds else (answers, gold)
+        assert based is not None
+        return None if re.search(r"[a-z]", based.group(1)) else based.group(1) == key(other)
+
+    def _signs(self, gold: str, answer: str) -> bool | None:
+        """`a \\pm b` is the list of both."""
+        if r"\pm" not in gold + answer:
+            return None
+
+        def both(text: str) -> str:
+            return text if r"\pm" not in text else text.replace(r"\pm", "+") + " , " + text.replace(r"\pm", "-")
+
+        return self.equal(both(gold), both(answer))
+
+    def _matrices(self, gold: str, answer: str) -> bool | None:
+        golds, answers = _matrix(gold), _matrix(answer)
+        if golds is None and answers is None:
+            return None
+        # A column may be written as a tuple.
+        if golds is None or answers is None:
+            tuple_, rows = (_collection(gold), answers) if golds is None else (_collection(answer), golds)
+            if tuple_ is None or tuple_.kind != "()" or rows is None or any(len(row) != 1 for row in rows):
+                return False
+            column = [[item] for item in tuple_.items]
+            golds, answers = (column, rows) if golds is None else (rows, column)
+        if [len(row) for row in golds] != [len(row) for row in answers]:
+            return False
+        pairs = zip(sum(golds, []), sum(answers, []), strict=True)
+        return all(self.equal(one, other) for one, other in pairs)
+
+    def _unions(self, gold: str, answer: str) -> bool | None:
+        golds, answers = (re.split(r"\\cup(?![A-Za-z])", _membership(text)) for text in (gold, answer))
+        if len(golds) == 1 and len(answers) == 1:
+            return None
+        return self._same_members([part.strip() for part in golds], [part.strip() for part in answers])
+
+    def _collections(self, gold: str, answer: str) -> bool | None:
+        golds, answers = _collection(_membership(gold)), _collection(_membership(answer))
+        if golds is None and answers is None:
+            return None
+        if golds is None or answers is None:
+            # A list of one, `{5}`, is its member where the gold is a bare value; everything else is another shape.
+            one, other = (golds, answer) if answers is None else (answers, gold)
+            assert one is not None
+            if one.kind == "{}" and len(one.items) == 1:
+                return self.equal(one.items[0], other)
+            return (
+                None if r"\infty" in gold + answer or re.search(r"[<>]|\\[lg]e(?![A-Za-z])", gold + answer) else False
+            )
+        loose = {golds.kind, answers.kind} <= {"", "{}"}
+        if golds.kind != answers.kind and not loose or len(golds.items) != len(answers.items):
+            return False
+        if loose and not (self._ordered and golds.kind == ""):
+            return self._same_members(golds.items, answers.items)
+        return all(self.equal(one, other) for one, other in zip(golds.items, answers.items, strict=True))
+
+    def _same_members(self, golds: list[str], answers: list[str]) -> bool:
+        left = list(answers)
+        for gold in golds:
+            match = next((one for one in left if key(one) == key(gold)), None) or next(
+                (one for one in left if self.equal(gold, one)), None
+            )
+            if match is None:
+                return False
+            left.remove(match)
+        return not left
+
+    def _symbolic(self, gold: str, answer: str, gold_number: Number | None) -> bool:
+        if is_blank(answer) or not re.search(r"[\w\\]", answer):
+            self.unread = True
+            return False
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return False
+        gold = _without_unit(gold) if gold_number is None else gold
+        found = (self.pool or shared_pool()).compare(_for_parser(gold), _for_parser(_without_unit(answer)), limit=left)
+        self.unread = self.unread or not found.parsed
+        return found.equal
+
+
+@dataclass(frozen=True)
+class _Collection:
+    kind: str
+    items: list[str]
+
+
+def _collection(text: str) -> _Collection | None:
+    """Read `(a, b)`, `[a, b)`, `\\{a, b\\}` or the bare list `a, b`; None for a single value."""
+    text = text.strip()
+    braces = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
+    if braces and _closes_at_end("{" + braces.group(1).replace("\\{", "{").replace("\\}", "}") + "}"):
+        return _Collection("{}", _split_list(braces.group(1)))
+    # A set as Python prints it.
+    if re.fullmatch(r"\{[^{}\\]*,[^{}\\]*\}", text):
+        return _Collection("{}", _split_list(text[1:-1]))
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
+        items = _split_list(text[1:-1])
+        return _Collection(text[0] + text[-1], items) if len(items) > 1 else None
+    if parse_number(text) is not None:
+        return None
+    items = _split_list(text)
+    return _Collection("", items) if len(items) > 1 else None
+
+
+def _split_list(text: str) -> list[str]:
+    """Split at the commas, semicolons, `and` and `or` that stand in no bracket."""
+    items, depth, current = [], 0, ""
+    for token in re.split(r"(\\[{}]|[()\[\]{},;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))", text):
+        if token.strip("\\") in _OPEN and token.strip("\\"):
+            depth += 1
+        elif token.strip("\\") in _CLOSE and token.strip("\\"):
+            depth -= 1
+        if depth == 0 and token in (",", ";", "and", "or"):
+            items.append(current)
+            current = ""
+        else:
+            current += token
+    items.append(current)
+    return [item.strip() for item in items if item.strip()]
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first bracket is closed by the last character, as in `(1, 2)` but not in `(1)(2)`."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth <= 0:
+            return position == len(text) - 1
+    return False
+
+
+def _split_equation(text: str) -> list[str]:
+    """Split at equality signs, where the text is one equation and no list of them."""
+    if len(_split_list(text)) > 1 and not re.match(r"\s*\\?[A-Za-z](?:_\w)?\s*=[^=]*$", text):
+        return [text]
+    return [part.strip() for part in _EQUATION.split(text) if part.strip()] or [text]
+
+
+def _matrix(text: str) -> list[list[str]] | None:
+    match = re.fullmatch(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", text.strip(), re.DOTALL)
+    if match is None or r"\begin" in match.group(1):
+        return None
+    rows = [row for row in re.split(r"\\\\|\\cr\b", match.group(1)) if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
+
+
+def _membership(text: str) -> str:
+    """`x \\in S` is S."""
+    return re.sub(r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])", "", text).strip()
+
+
+def _without_unit(text: str) -> str:
+    """Drop the unit after an expression: `12\\sqrt{13} ⟨feet⟩`, `2400 ⟨cm⟩^2`."""
+    text = re.sub(r"^\s*\$", "", text)
+    return re.sub(
+        r"(?<=\S)\s*⟨[^⟩]*⟩\s*(?:\^\s*\{?[23]\}?)?\s*$|(?<=[\d})])\s+(?!and|or)[A-Za-z]{3,}(?: [A-Za-z]+)*$", "", text
+    )
+
+
+def _for_parser(text: str) -> str:
+    """Spell an expression as the LaTeX parser wants it: text as text, functions' arguments in parentheses."""
+    text = re.sub(r"⟨([^⟩]*)⟩", r"\\text{\1}", text)
+    text = re.sub(
+        r"(\\(?:sin|cos|tan|cot|sec|csc|log|ln))\s*(\^\s*(?:\{[^{}]*\}|\w))?\s+(\\?[A-Za-z]+|\d+)(?![\w({\\])",
+        r"\1\2(\3)",
+        text,
+    )
+    text = text.replace("$", "")
+    return re.sub(r"(?<!\\)\*", r"\\cdot ", text)
