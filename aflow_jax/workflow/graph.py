@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CHECKERS = ("Review", "Test")  # the operators that may decide a branch
+MAX_LOOP = 5
+
 
 @dataclass(frozen=True)
 class Call:
@@ -46,13 +49,18 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Branch:
-    """A checker and its two arms: `on_fault` runs when it finds a fault, `on_pass` otherwise; None is `done`."""
+    """A checker and its two arms: `on_fault` runs when it finds a fault, `on_pass` otherwise; None is `done`.
+
+    A `done` ends the loop around the branch, where there is one; elsewhere it only ends the branch.
+    """
 
     check: Call
     on_fault: Chain | None
     on_pass: Chain | None
 
     def __post_init__(self) -> None:
+        if self.check.operator not in CHECKERS:
+            raise ValueError(f"{self.check.operator} cannot decide a branch: only {' or '.join(CHECKERS)} can")
         for name in ("on_fault", "on_pass"):
             arm = getattr(self, name)
             object.__setattr__(self, name, None if arm is None else as_chain(arm))
@@ -60,12 +68,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Loop:
-    """A body run up to `times` times (1 to 5); a `done` inside it ends it."""
+    """A body run up to `times` times (1 to MAX_LOOP); a `done` inside it ends it."""
 
     body: Chain
     times: int
 
     def __post_init__(self) -> None:
+        if not 1 <= self.times <= MAX_LOOP:
+            raise ValueError(f"a loop runs 1 to {MAX_LOOP} times, not {self.times}")
         object.__setattr__(self, "body", as_chain(self.body))
 
 
