@@ -1,0 +1,173 @@
+"""Logits → tokens: temperature, top-k, top-p and min-p, drawn exactly and without sorting the vocabulary.
+
+The filters act in the order of transformers' logits warpers: temperature; top-k; top-p over the distribution
+renormalised after top-k; min-p. All four are traced, one value for each row, so changing them compiles nothing.
+
+There are two ways to draw, and both use one kind of noise, an exponential race: with ``E_i`` independent Exp(1), the
+index that minimises ``E_i / w_i`` is ``i`` with probability ``w_i / Σw`` (Efraimidis & Spirakis 2006, the Gumbel-max
+trick without its logarithms).
+
+* **top-k on**: ``lax.top_k`` gives the candidates in order, the filters cut that list, one race decides.
+* **top-k off**: a race among blocks of the vocabulary, then a race inside the block: 1.3k random numbers for a
+  vocabulary of 152k, where one number for each token would cost more than the layers of a small model. Top-p is by rejection:
+  a token belongs to the nucleus if and only if the probability strictly above it is less than top_p, which one sum
+  decides. A token outside is dropped with all those below it, and the draw is repeated. An accepted token is
+  distributed as the nucleus is, exactly (Xing et al., FlashInfer, 2025, section "Sorting-free sampling").
+
+Exactness: sums are float32, so a boundary that top_p meets within about 1e-6 may fall to either side. Tokens with equal
+logits at the boundary of top-p are kept together when top-k is off, and cut in the vocabulary's order when it is on.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+BLOCK = 128
+SMALLEST_TOP_K_BOUND = 64
+
+
+def top_k_bound(top_k: int, vocab_size: int) -> int:
+    """The static number of candidates to look at for ``top_k``: the power of two above it, 0 when top-k is off.
+
+    A few bounds serve every top_k, so that a new value seldom compiles a new program.
+    """
+    if top_k == 0:
+        return 0
+    bound = SMALLEST_TOP_K_BOUND
+    while bound < top_k:
+        bound *= 2
+    return min(bound, vocab_size)
+
+
+def sample_tokens(
+    logits: Float[Array, "B V"],
+    keys: Key[Array, "B"],
+    temperature: Float[Array, "B"],
+    top_k: Int[Array, "B"],
+    top_p: Float[Array, "B"],
+    min_p: Float[Array, "B"],
+    *,
+    bound: int,
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """One token for each row, and its log-probability before the filters.
+
+    Args:
+        logits: float32.
+        keys: the row's noise for this position and no other.
+        temperature: 0 takes the most probable token, the first on a tie, whatever the filters say.
+        top_k: from 1 to ``bound``; not read when ``bound`` is 0.
+        top_p: in (0, 1]; 1 is off.
+        min_p: in [0, 1); tokens below ``min_p`` times the highest probability are left out; 0 is off.
+        bound: ``top_k_bound`` of the call; 0 when top-k is off.
+
+    Returns:
+        tokens, and ``log_softmax(logits / temperature)`` at them in nats (at temperature 0 that of temperature 1).
+    """
+    greedy = temperature == 0.0
+    scaled = logits / jnp.where(greedy, 1.0, temperature)[:, None]
+    peak = scaled.max(axis=-1, keepdims=True)
+    blocks = _weights_in_blocks(scaled - peak)
+    block_mass = blocks.sum(axis=-1)
+    total = block_mass.sum(axis=-1)
+
+    if bound:
+        drawn = _draw_among_candidates(scaled, keys, top_k, top_p, min_p, bound)
+    else:
+        drawn = _draw_by_rejection(blocks, block_mass, total, keys, jnp.where(greedy, 1.0, top_p), min_p)
+    # An argmax reduces value and index together, which XLA does not vectorise on CPU: only where it is asked for.
+    tokens = jax.lax.cond(
+        greedy.any(),
+        lambda: jnp.where(greedy, jnp.argmax(logits, axis=-1).astype(jnp.int32), drawn),
+        lambda: drawn,
+    )
+    chosen = jnp.take_along_axis(scaled - peak, tokens[:, None], axis=-1)[:, 0]
+    return tokens, chosen - jnp.log(total)
+
+
+def _weights_in_blocks(shifted: Float[Array, "B V"]) -> Float[Array, "B N W"]:
+    """Probabilities up to a factor, the highest of each row being 1, the vocabulary padded with zeros to whole blocks."""
+    batch, vocab_size = shifted.shape
+    padding = -vocab_size % BLOCK
+    weights = jnp.pad(jnp.exp(shifted), ((0, 0), (0, padding)))
+    return weights.reshape(batch, -1, BLOCK)
+
+
+def _draw_among_candidates(
+    scaled: Float[Array, "B V"],
+    keys: Key[Array, "B"],
+    top_k: Int[Array, "B"],
+    top_p: Float[Array, "B"],
+    min_p: Float[Array, "B"],
+    bound: int,
+) -> Int[Array, "B"]:
+    values, indices = jax.lax.top_k(scaled, bound)
+    weights = jnp.exp(values - values[:, :1])
+    weights = jnp.where(jnp.arange(bound) < top_k[:, None], weights, 0.0)
+    mass_above = jnp.cumsum(weights, axis=-1) - weights
+    kept = (mass_above < top_p[:, None] * weights.sum(axis=-1, keepdims=True)) & (weights >= min_p[:, None])
+    # The first candidate always stays: rounding in the sums must never leave a row empty.
+    kept = kept.at[:, 0].set(True)
+    # Noise belongs to the token and not to its rank, so that rounding which swaps two neighbours changes nothing.
+    bits = jax.vmap(jax.vmap(_bits_of_token, in_axes=(None, 0)))(keys, indices)
+    winner = _race(jnp.where(kept, weights, 0.0), bits)
+    return jnp.take_along_axis(indices, winner[:, None], axis=-1)[:, 0]
+
+
+def _draw_by_rejection(
+    blocks: Float[Array, "B N W"],
+    block_mass: Float[Array, "B N"],
+    total: Float[Array, "B"],
+    keys: Key[Array, "B"],
+    top_p: Float[Array, "B"],
+    min_p: Float[Array, "B"],
+) -> Int[Array, "B"]:
+    nucleus = top_p < 1.0
+
+    def mass_strictly_above(weight: Float[Array, "B"]) -> Float[Array, "B"]:
+        return jnp.where(blocks > weight[:, None, None], blocks, 0.0).sum(axis=(1, 2))
+
+    def attempt(carry):
+        number, tokens, accepted, rejected = carry
+        # Weights at or below a rejected one are outside the nucleus for certain.
+        eligible = partial(_eligible, min_p=min_p, rejected=rejected)
+        mass = jax.lax.cond(
+            (min_p > 0.0).any() | (number > 0), lambda: eligible(blocks).sum(axis=-1), lambda: block_mass
+        )
+        bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, number), (mass.shape[1] + BLOCK,)))(keys)
+        block = _race(mass, bits[:, BLOCK:])
+        inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)
+        winner = _race(eligible(inside)[:, 0], bits[:, :BLOCK])
+        weight = jnp.take_along_axis(inside[:, 0], winner[:, None], axis=-1)[:, 0]
+        above = jax.lax.cond(nucleus.any(), mass_strictly_above, jnp.zeros_like, weight)
+        # Said as "not outside", so that a row of NaNs ends here and shows in its log-probability.
+        inside_nucleus = ~nucleus | ~(above >= top_p * total)
+        tokens = jnp.where(accepted, tokens, block * BLOCK + winner)
+        return number + 1, tokens, accepted | inside_nucleus, jnp.where(accepted, rejected, weight)
+
+    def unfinished(carry) -> Bool[Array, ""]:
+        return ~carry[2].all()
+
+    rows = total.shape
+    start = (0, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), jnp.zeros(rows, jnp.float32))
+    return jax.lax.while_loop(unfinished, attempt, start)[1]
+
+
+def _eligible(
+    weights: Float[Array, "B N W"], min_p: Float[Array, "B"], rejected: Float[Array, "B"]
+) -> Float[Array, "B N W"]:
+    kept = (weights >= min_p[:, None, None]) & (weights > rejected[:, None, None])
+    return jnp.where(kept, weights, 0.0)
+
+
+def _race(weights: Float[Array, "B N"], bits: UInt32[Array, "B N"]) -> Int[Array, "B"]:
+    """Index ``i`` of each row with probability ``weights[i] / Σ weights``; never one whose weight is 0."""
+    # The uniform keeps its precision near 0, where the smallest exponentials, the ones that win, come from.
+    uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1.0 - 2.0**-24)
+    arrival = -jnp.log1p(-uniform) / weights
+    return jnp.argmin(arrival, axis=-1).astype(jnp.int32)
+
+
+def _bits_of_token(key: Key[Array, ""], token: Int[Array, ""]) -> UInt32[Array, ""]:
+    return jax.random.key_data(jax.random.fold_in(key, token))[0]

@@ -1,0 +1,93 @@
+"""What goes into the sampling engine, and what comes out of it."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from aflow_jax.errors import UserError
+
+FinishReason = Literal["stop", "length"]
+MAX_SEEDS = 8
+MAX_STOP_TOKENS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn; the filters act in the order temperature, top-k, top-p, min-p.
+
+    Attributes:
+      max_new_tokens: Longest completion, its stop token included; at least 1.
+      temperature: Divides the logits; 0 takes the most probable token.
+      top_p: Smallest set of the most probable tokens that holds this probability, in (0, 1]; 1 is off.
+      top_k: Number of the most probable tokens to draw from; 0 is off.
+      min_p: Least probability, as a share of the highest, in [0, 1); 0 is off.
+      stop_token_ids: Tokens that end a completion; None takes the tokenizer's end tokens, () never stops early.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop_token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        _require(0.0 <= self.temperature < float("inf"), "temperature", self.temperature, "at least 0 and finite")
+        _require(0.0 < self.top_p <= 1.0, "top_p", self.top_p, "above 0 and at most 1")
+        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
+        _require(0.0 <= self.min_p < 1.0, "min_p", self.min_p, "at least 0 and below 1")
+        count = len(self.stop_token_ids or ())
+        _require(count <= MAX_STOP_TOKENS, "stop_token_ids", count, f"at most {MAX_STOP_TOKENS} tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt, and one completion of it for each entry of `seeds`.
+
+    Attributes:
+      prompt_tokens: The prompt, at least one token.
+      seeds: For each completion the integers that make its noise, each below 2**32, at most eight; for example
+        (seed, step, problem, sample). Equal entries give equal completions.
+    """
+
+    prompt_tokens: tuple[int, ...]
+    seeds: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompt_tokens:
+            raise ValueError("prompt_tokens is empty: a completion needs at least one token before it")
+        for entry in self.seeds:
+            if len(entry) > MAX_SEEDS or not all(0 <= number < 2**32 for number in entry):
+                raise ValueError(f"seeds: expected at most {MAX_SEEDS} integers from 0 to 2**32 - 1, found {entry}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What the model wrote after a prompt.
+
+    Attributes:
+      prompt_tokens: The prompt as the model read it, after truncation if there was one.
+      tokens: The sampled tokens; the stop token, where there is one, is the last of them.
+      logprobs: Of each token, in nats, under log_softmax(logits / temperature) before the filters; at temperature 0
+        under temperature 1.
+      finish_reason: "stop" at a stop token, "length" at max_new_tokens.
+      text: The tokens decoded, special tokens left out.
+      request: Place of the request among those of the call.
+      sample: Place of the completion's entry in the request's seeds.
+    """
+
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: Float[np.ndarray, "N"]
+    finish_reason: FinishReason
+    text: str
+    request: int
+    sample: int
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"{name} must be {expected}, found {value}")
