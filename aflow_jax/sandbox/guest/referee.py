@@ -60,7 +60,7 @@ class Line:
         )
 
     def value(self, answer: Any) -> Any:
-        return decode(answer, lambda reference: Held(self, _checked(reference)))
+        return decode(answer, lambda reference: Held(self, _checked({"ref": reference})))
 
 
 class Candidate:
@@ -92,20 +92,32 @@ class Helper:
     """
 
     def __init__(self, line: Line, name: str):
-        self._line, self._name = line, name
+        self._line, self._reference = line, name
 
     def __call__(self, *arguments: Any, **keywords: Any) -> "Sealed":
-        answer = self._line.call(self._name, arguments, keywords, by_reference=True)
-        return Sealed(_checked(answer["value"]["ref"]))
+        answer = self._line.call(self._reference, arguments, keywords, by_reference=True)
+        return Sealed(self._line, _checked(answer["value"]))
 
 
 class Sealed:
-    """An object of the solution's, good as an argument only."""
+    """An object of the solution's, good as an argument only; its attributes are the same, and can be set.
+
+    `root = Node(1); root.left = Node(2); assert height(root) == 2` works, `assert root.data == 1` does not.
+    """
 
     __hash__ = None
 
-    def __init__(self, reference: int):
-        self._reference = reference
+    def __init__(self, line: Line, reference: int):
+        self.__dict__.update(_line=line, _reference=reference)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answer = self._line.ask(do="attribute", target=self._reference, name=name, by_reference=True)
+        return Sealed(self._line, _checked(answer["value"]))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._line.ask(do="set", target=self._reference, name=name, to=encode(value, _outgoing))
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -121,14 +133,10 @@ class Held(Sealed):
     a test that says `f(x).startswith("a")` expects a text, and must not ask an object of the solution's making.
     """
 
-    def __init__(self, line: Line, reference: int):
-        super().__init__(reference)
-        self._line = line
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not self._line.entry_is_class:
             raise AttributeError(f"an object of the solution's own type has no attribute '{name}' here")
-        answer = self._line.ask(do="attribute", target=self._reference, name=name)
+        answer = self._line.ask(do="attribute", target=self._reference, name=name, by_reference=False)
         return self._line.value(answer["value"])
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -229,16 +237,15 @@ def _judge(channel: socket.socket, entry_point: str, checks: Checks, code: types
 
 
 def _outgoing(value: Any) -> Any:
-    if isinstance(value, Sealed):
+    if isinstance(value, Sealed | Helper):
         return {"ref": value._reference}
-    if isinstance(value, Helper):
-        return {"ref": value._name}
     raise WireError(f"an argument of type {type(value).__name__}, which cannot be sent to the solution")
 
 
-def _checked(reference: Any) -> int:
+def _checked(answer: Any) -> int:
+    reference = answer.get("ref") if type(answer) is dict else None
     if type(reference) is not int or reference < 0:
-        raise WireError("a reference that is no number")
+        raise WireError("an answer that is no reference")
     return reference
 
 

@@ -53,13 +53,17 @@ class Objects:
         self.held: list[Any] = []
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Does one request: call, attribute, items or next."""
+        """Does one request: call, attribute, set, items or next."""
         target = self.find(request["target"])
         match request["do"]:
             case "call":
                 return self.call(target, request)
             case "attribute":
-                return {"value": self.encode(getattr(target, request["name"]))}
+                value = getattr(target, request["name"])
+                return {"value": self.give_out(value) if request["by_reference"] else self.encode(value)}
+            case "set":
+                setattr(target, request["name"], decode(request["to"], self.find))
+                return {"value": None}
             case "items":
                 return self.items(target)
             case "next":
@@ -85,7 +89,7 @@ class Objects:
     def items(self, target: Any) -> dict[str, Any]:
         iterator = target if isinstance(target, Iterator) else iter(target)
         items = [self.encode(item) for item in islice(iterator, ITEMS_AT_ONCE)]
-        return {"value": items, "iterator": self.give_out(iterator)["ref"], "more": len(items) == ITEMS_AT_ONCE}
+        return {"value": items, "iterator": self.give_out(iterator), "more": len(items) == ITEMS_AT_ONCE}
 
     def encode(self, value: Any) -> Any:
         return encode(value, self.opaque)
