@@ -1,31 +1,45 @@
 """From the policy's text to a run: the graph, its language, the prompt that teaches it, the operators, the executor."""
 
+from aflow_jax.workflow.demonstrations import answer_text, demonstrations, load_demonstrations
+from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow
-from aflow_jax.workflow.language import Limits, format, parse, parse_completion
+from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
 from aflow_jax.workflow.library import OperatorCard, load_library, operator_library, operator_names
-from aflow_jax.workflow.measures import distance, nesting, operators, worst_case_calls
+from aflow_jax.workflow.measures import distance, nesting, operators_of, worst_case_calls
 from aflow_jax.workflow.outcome import Outcome
 from aflow_jax.workflow.parser import WorkflowError
+from aflow_jax.workflow.prompt import policy_messages
+from aflow_jax.workflow.trace import Execution, OperatorCall, Usage
 
 __all__ = [
     "Branch",
     "Call",
     "Chain",
+    "Execution",
+    "Executor",
     "Limits",
     "Loop",
+    "OperatorCall",
     "OperatorCard",
     "Outcome",
     "Parallel",
+    "Usage",
     "Workflow",
     "WorkflowError",
+    "answer_text",
+    "demonstrations",
     "distance",
     "format",
+    "load_demonstrations",
     "load_library",
     "nesting",
     "operator_library",
     "operator_names",
-    "operators",
+    "operators_of",
     "parse",
     "parse_completion",
+    "parse_expression",
+    "policy_messages",
     "worst_case_calls",
+    "worst_case_llm_calls",
 ]

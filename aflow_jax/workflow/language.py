@@ -63,10 +63,10 @@ def parse(text: str, operators: Collection[str] | None = None, limits: Limits | 
         WorkflowError: PARSE or LIMIT, with the column in `text` (counted from 1 over all of it, line breaks included).
     """
     if not _TAG.search(text):
-        return _parse_expression(text, 0, operators, limits)
+        return parse_expression(text, operators, limits)
     try:
         # A string may hold the tags, so a text that is an expression as a whole is one.
-        return _parse_expression(text, 0, operators, limits)
+        return parse_expression(text, operators, limits)
     except WorkflowError:
         return parse_completion(text, operators, limits)
 
@@ -77,7 +77,12 @@ def parse_completion(text: str, operators: Collection[str] | None = None, limits
     Arguments and errors are those of `parse`.
     """
     start, end = _element(text)
-    return _parse_expression(text[start:end], start, operators, limits)
+    return _parsed(text[start:end], start, operators, limits)
+
+
+def parse_expression(text: str, operators: Collection[str] | None = None, limits: Limits | None = None) -> Workflow:
+    """Return the workflow of an expression that stands alone. Arguments and errors are those of `parse`."""
+    return _parsed(text, 0, operators, limits)
 
 
 def format(workflow: Workflow) -> str:
@@ -89,7 +94,7 @@ def format(workflow: Workflow) -> str:
     return _chain_text(workflow)
 
 
-def _parse_expression(text: str, offset: int, operators: Collection[str] | None, limits: Limits | None) -> Workflow:
+def _parsed(text: str, offset: int, operators: Collection[str] | None, limits: Limits | None) -> Workflow:
     limits = limits or Limits()
     known = operator_names()
     try:

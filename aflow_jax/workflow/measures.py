@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Stage, Workflow
 
 
-def operators(workflow: Workflow) -> tuple[str, ...]:
+def operators_of(workflow: Workflow) -> tuple[str, ...]:
     """Return the names of the operators as they are written, from left to right, repeats included."""
     return tuple(call.operator for call in _calls(workflow))
 
