@@ -1,0 +1,221 @@
+"""The executor LLM's client: one layer of retries, bounds, prices and counts around any OpenAI-compatible endpoint."""
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from aflow_jax.errors import UserError
+from aflow_jax.llm.budget import Budget
+from aflow_jax.llm.cache import ResponseCache
+from aflow_jax.llm.counters import Counters
+from aflow_jax.llm.endpoint import Endpoint
+from aflow_jax.llm.exchange import Exchange
+from aflow_jax.llm.limits import RateLimit
+from aflow_jax.llm.reply import Completion, LLMFault, Reply, estimated_tokens, read_completion, well_formed
+
+Message = dict[str, str]
+
+
+class LLMClient:
+    """Calls one endpoint. For use on one event loop; close it with `aclose`.
+
+    Attributes:
+        endpoint: where the calls go.
+        counters: what they came to since `counters.take()`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        max_concurrency: int = 64,
+        timeout: float = 120.0,
+        deadline: float = 480.0,
+        max_retries: int = 5,
+        backoff: float = 0.5,
+        max_backoff: float = 30.0,
+        max_body_bytes: int = 4 << 20,
+        cache: ResponseCache | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            endpoint: where the calls go.
+            max_concurrency: requests in flight; further calls wait for a free slot.
+            timeout: seconds for one request, from its start to the last byte of its answer.
+            deadline: seconds for one call, retries and the waits between them included.
+            max_retries: further requests after a fault that may pass.
+            backoff: seconds before the first retry; each later one waits twice as long.
+            max_backoff: bound of that wait. A longer Retry-After is honoured.
+            max_body_bytes: bound of an answer's body.
+            cache: replies kept on disk, or None.
+            budget: what may be spent, or None; may be shared with other clients.
+
+        Raises:
+            UserError: the budget bounds dollars and the endpoint's price is not known.
+        """
+        if budget is not None and budget.usd is not None and endpoint.effective_price is None:
+            file = endpoint.path or "the endpoints' file"
+            raise UserError(f"budget.usd: the price of {endpoint.name} is not known; give its `price` in {file}")
+        self.endpoint = endpoint
+        self.counters = Counters()
+        self._timeout = timeout
+        self._deadline = deadline
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._max_backoff = max_backoff
+        self._cache = cache
+        self._budget = budget
+        self._price = endpoint.effective_price
+        self._exchange = Exchange(endpoint, max_concurrency=max_concurrency, max_body_bytes=max_body_bytes)
+        self._requests = RateLimit(endpoint.requests_per_minute)
+        self._tokens = RateLimit(endpoint.tokens_per_minute)
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        temperature: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply:
+        """Return the model's reply to `messages` ({"role", "content"} each).
+
+        Args:
+            messages: the conversation.
+            temperature: None is the endpoint's.
+            seed: what makes equal requests differ; part of the cache's key.
+            max_tokens: bound of the reply; None is the endpoint's.
+
+        Raises:
+            LLMFault: no usable reply, after the retries.
+            UserError: the endpoint refuses the key, the quota is exhausted, the model is unknown.
+            BudgetExhausted: a bound of the budget is reached.
+        """
+        body = self._body(messages, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        digest = self._digest(body)
+        if self._cache is not None and (kept := await self._cache.get(digest)) is not None:
+            return self._reply(body, kept, 0.0, cached=True)
+        try:
+            completion, latency = await self._with_retries(body, digest)
+        except LLMFault:
+            self.counters.faults += 1
+            raise
+        if self._cache is not None:
+            await self._cache.put(digest, {"base_url": self.endpoint.base_url, **body}, completion)
+        return self._reply(body, completion, latency, cached=False)
+
+    async def check(self) -> None:
+        """Make one small call, so that a wrong setting shows before anything costly starts.
+
+        Raises:
+            UserError: the endpoint cannot be reached, refuses the key or the request, or answers nothing usable.
+        """
+        body = self._body([{"role": "user", "content": "Reply with OK."}], temperature=None, seed=None, max_tokens=16)
+        try:
+            completion, latency = await self._with_retries(body, self._digest(body), checking=True)
+        except LLMFault as fault:
+            file = self.endpoint.path or "its settings"
+            problem = f"{fault}; start the server, or correct models.{self.endpoint.name} in {file}"
+        else:
+            self._reply(body, completion, latency, cached=False)
+            return
+        raise UserError(problem)
+
+    async def aclose(self) -> None:
+        """Close every connection; calls in flight must have ended."""
+        await self._exchange.aclose()
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the calls since the last time came to, under the names of metrics.jsonl."""
+        return self.counters.take().metrics()
+
+    async def _with_retries(
+        self, body: dict[str, Any], digest: str, *, checking: bool = False
+    ) -> tuple[Completion, float]:
+        end = time.monotonic() + self._deadline
+        jitter = random.Random(digest)  # seeded: a run repeated waits the same
+        attempt = 0
+        while True:
+            remaining = end - time.monotonic()
+            try:
+                return await self._attempt(body, timeout=min(self._timeout, max(remaining, 0.001)), checking=checking)
+            except LLMFault as fault:
+                failure = fault
+            wait = self._wait(failure, attempt, jitter)
+            gives_up = not failure.retriable or attempt >= self._max_retries or (checking and failure.unreachable)
+            if gives_up or time.monotonic() + wait >= end:
+                break
+            attempt += 1
+            self.counters.retries += 1
+            await asyncio.sleep(wait)
+        tries = f" ({attempt + 1} attempts)" if attempt else ""
+        where = f"{self.endpoint.name} at {self.endpoint.base_url}"
+        raise LLMFault(failure.kind, f"{where}: {failure}{tries}", retriable=False, unreachable=failure.unreachable)
+
+    async def _attempt(self, body: dict[str, Any], *, timeout: float, checking: bool) -> tuple[Completion, float]:
+        if self._budget is not None:
+            self._budget.require()
+        expected = sum(estimated_tokens(message["content"]) for message in body["messages"])
+        await self._requests.take(1)
+        await self._tokens.take(expected)
+        answer, latency = await self._exchange.post("/chat/completions", body, timeout=timeout)
+        completion = read_completion(answer, allow_cut=checking)
+        prompt_tokens, completion_tokens, _ = completion.usage or (expected, estimated_tokens(completion.text), 0)
+        self._tokens.give_back(expected - prompt_tokens - completion_tokens)
+        return completion, latency
+
+    def _wait(self, fault: LLMFault, attempt: int, jitter: random.Random) -> float:
+        """Return the seconds before the next attempt: doubling, half of it random, never less than the server asked."""
+        ceiling = min(self._max_backoff, self._backoff * 2**attempt)
+        wait = ceiling * (0.5 + 0.5 * jitter.random())
+        # A little beyond what the server asked, spread, so that its waiters do not all return at once.
+        return wait if fault.retry_after is None else max(wait, fault.retry_after) + 0.1 * wait
+
+    def _body(
+        self, messages: Sequence[Message], *, temperature: float | None, seed: int | None, max_tokens: int | None
+    ) -> dict[str, Any]:
+        # OpenAI's own API renamed the bound and refuses the old name for newer models; other servers know the old one.
+        openai = urlsplit(self.endpoint.base_url).hostname == "api.openai.com"
+        body: dict[str, Any] = {
+            "model": self.endpoint.model_name,
+            "messages": [{"role": one["role"], "content": well_formed(one["content"])} for one in messages],
+            "temperature": self.endpoint.temperature if temperature is None else temperature,
+            "top_p": self.endpoint.top_p,
+            "max_completion_tokens" if openai else "max_tokens": max_tokens or self.endpoint.max_tokens,
+        }
+        return body if seed is None else {**body, "seed": seed}
+
+    def _digest(self, body: dict[str, Any]) -> str:
+        """Return the hash of everything that a reply depends on."""
+        text = json.dumps({"base_url": self.endpoint.base_url, **body}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _reply(self, body: dict[str, Any], completion: Completion, latency: float, *, cached: bool) -> Reply:
+        usd = None
+        if completion.usage is not None:
+            prompt_tokens, completion_tokens, cached_tokens = completion.usage
+            if self._price is not None:
+                usd = self._price.usd(prompt_tokens, completion_tokens, cached_tokens)
+        else:
+            prompt_tokens = sum(estimated_tokens(message["content"]) for message in body["messages"])
+            completion_tokens = estimated_tokens(completion.text)
+        reply = Reply(
+            text=completion.text,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=usd,
+            latency=latency,
+            cached=cached,
+            usage_estimated=completion.usage is None,
+        )
+        self.counters.add(reply)
+        if self._budget is not None and not cached:
+            self._budget.spend(prompt_tokens + completion_tokens, usd)
+        return reply

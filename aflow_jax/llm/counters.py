@@ -1,0 +1,82 @@
+"""What the calls of a client came to, for the metrics."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from aflow_jax.llm.reply import Reply
+
+
+@dataclass
+class Counters:
+    """Sums since the last `take`.
+
+    Attributes:
+        calls: replies given, cached ones included.
+        cache_hits: those that came from the cache.
+        retries: requests sent again after a fault.
+        faults: calls that ended in a fault.
+        tokens: prompt and completion tokens paid for.
+        usd: US dollars paid; None once a paid call's price is not known.
+        latencies: seconds of each call that was not cached.
+    """
+
+    calls: int = 0
+    cache_hits: int = 0
+    retries: int = 0
+    faults: int = 0
+    tokens: int = 0
+    usd: float | None = 0.0
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, reply: Reply) -> None:
+        """Count one reply."""
+        self.calls += 1
+        if reply.cached:
+            self.cache_hits += 1
+            return
+        self.tokens += reply.prompt_tokens + reply.completion_tokens
+        self.usd = None if self.usd is None or reply.usd is None else self.usd + reply.usd
+        self.latencies.append(reply.latency)
+
+    def take(self) -> "Counters":
+        """Return what was counted, and start again from zero."""
+        taken = Counters(**vars(self))
+        vars(self).update(vars(Counters()))
+        return taken
+
+    @classmethod
+    def merged(cls, parts: "Iterable[Counters]") -> "Counters":
+        """Return the sum of several."""
+        total = cls()
+        for part in parts:
+            total.calls += part.calls
+            total.cache_hits += part.cache_hits
+            total.retries += part.retries
+            total.faults += part.faults
+            total.tokens += part.tokens
+            total.usd = None if total.usd is None or part.usd is None else total.usd + part.usd
+            total.latencies = [*total.latencies, *part.latencies]
+        return total
+
+    def metrics(self) -> dict[str, float]:
+        """Return the values under their names in metrics.jsonl; what is not known, or has no value yet, is absent."""
+        values: dict[str, float] = {
+            "executor/calls": self.calls,
+            "executor/tokens": self.tokens,
+            "executor/retries": self.retries,
+            "executor/faults": self.faults,
+        }
+        if self.usd is not None:
+            values["executor/usd"] = self.usd
+        if self.calls:
+            values["executor/cache_hit_ratio"] = self.cache_hits / self.calls
+        if self.latencies:
+            values["executor/latency_p50"] = nearest_rank(self.latencies, 0.50)
+            values["executor/latency_p95"] = nearest_rank(self.latencies, 0.95)
+        return values
+
+
+def nearest_rank(values: list[float], quantile: float) -> float:
+    """Return the smallest value that at least the share `quantile` of the values does not exceed."""
+    return sorted(values)[max(0, math.ceil(quantile * len(values)) - 1)]

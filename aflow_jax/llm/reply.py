@@ -1,0 +1,134 @@
+"""What comes back from a call: a reply, or the fault that stands in its place."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FaultKind = Literal["LLM_UNAVAILABLE", "RATE_LIMITED"]
+
+
+class LLMFault(Exception):
+    """An infrastructure fault: no usable reply, and the policy is not to blame. The message never holds a key.
+
+    Attributes:
+        kind: "RATE_LIMITED" or "LLM_UNAVAILABLE", the name of the outcome.
+        retriable: whether the same request may succeed later.
+        retry_after: seconds that the server asked to wait, or None.
+        unreachable: whether no connection was made at all.
+    """
+
+    def __init__(
+        self,
+        kind: FaultKind,
+        message: str,
+        *,
+        retriable: bool = True,
+        retry_after: float | None = None,
+        unreachable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FaultKind = kind
+        self.retriable = retriable
+        self.retry_after = retry_after
+        self.unreachable = unreachable
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One completed call.
+
+    Attributes:
+        text: what the model said; never empty, never cut.
+        prompt_tokens: as the server counted, else estimated (see `usage_estimated`).
+        completion_tokens: likewise.
+        usd: US dollars that the call costs, or did when it was first made; None where the price is not known.
+        latency: seconds of the request that brought the reply, waits before it and earlier attempts aside.
+        cached: whether the reply came from the response cache, free of charge.
+        usage_estimated: whether the server stated no usage; tokens are then characters / 4, and `usd` is None.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+    latency: float
+    cached: bool = False
+    usage_estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The part of a chat completion that outlives the call, as the cache keeps it.
+
+    `usage` is (prompt tokens, completion tokens, prompt tokens served from the server's cache), None where not stated.
+    """
+
+    text: str
+    usage: tuple[int, int, int] | None
+
+
+def read_completion(body: bytes, *, allow_cut: bool = False) -> Completion:
+    """Return the completion in an HTTP body; `allow_cut` accepts an empty or length-limited text.
+
+    Raises:
+        LLMFault: the body is a page, not JSON, or of another shape; the content is null or empty; the text was cut.
+    """
+    choice, usage = _read_choice(body)
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason")
+    if allow_cut and isinstance(message, dict) and reason == "length":
+        return Completion(content if isinstance(content, str) else "", usage)
+    if isinstance(message, dict) and isinstance(message.get("refusal"), str) and not content:
+        raise _unusable("the model refused")
+    if reason == "length":
+        raise _unusable("the reply was cut at max_tokens", retriable=False)
+    if reason == "content_filter":
+        raise _unusable("the server's content filter withheld the reply", retriable=False)
+    if not isinstance(content, str) or not content.strip():
+        raise _unusable("a reply without content")
+    return Completion(well_formed(content), usage)
+
+
+def well_formed(text: str) -> str:
+    """Return the text with lone surrogates, which JSON can spell and UTF-8 cannot, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def estimated_tokens(text: str) -> int:
+    """Return characters / 4, rounded up: the usual rule of thumb for English and code."""
+    return -(-len(text) // 4)
+
+
+def _read_choice(body: bytes) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        page = body.lstrip()[:1] == b"<"
+        what = "an HTML page instead of JSON; is base_url right?" if page else "a body that is not JSON"
+        raise _unusable(what) from None
+    if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
+        raise _unusable("JSON that is not a chat completion")
+    if not data["choices"] or not isinstance(data["choices"][0], dict):
+        raise _unusable("a chat completion without choices")
+    return data["choices"][0], _read_usage(data.get("usage"))
+
+
+def _read_usage(usage: Any) -> tuple[int, int, int] | None:
+    if not isinstance(usage, dict):
+        return None
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    cached = cached if type(cached) is int and 0 <= cached <= counts[0] else 0
+    return counts[0], counts[1], cached
+
+
+def _unusable(message: str, *, retriable: bool = True) -> LLMFault:
+    return LLMFault("LLM_UNAVAILABLE", message, retriable=retriable)
