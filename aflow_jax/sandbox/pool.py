@@ -5,8 +5,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
+from aflow_jax.errors import UserError
+from aflow_jax.sandbox.backends import Backend, SandboxReport, choose
 from aflow_jax.sandbox.process import Job, ZygoteProcess
 
 SLOTS = max(4, os.cpu_count() or 1)
@@ -15,8 +17,9 @@ SLOTS = max(4, os.cpu_count() or 1)
 class Pool:
     """Hands out slots and starts jobs in them. A slot has room for a solution and its referee."""
 
-    def __init__(self, settings: dict[str, Any]):
-        self._settings = settings
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._report: SandboxReport | None = None
         self._lock = threading.Lock()
         self._free = list(range(SLOTS))
         self._available = threading.Semaphore(SLOTS)
@@ -43,8 +46,17 @@ class Pool:
                 self._zygote.close()
                 self._zygote = None
             if self._zygote is None:
-                self._zygote = ZygoteProcess(self._settings)
+                # Once chosen, a backend is kept: a replacement must not be weaker than what was reported.
+                wanted = self._report.backend if self._report else self._backend
+                self._zygote, report = choose(wanted)
+                self._report = self._report or report
             return self._zygote
+
+    def report(self) -> SandboxReport:
+        """What isolates the jobs; starts the zygote where none has been."""
+        self.zygote()
+        assert self._report is not None
+        return self._report
 
     def close(self) -> None:
         """Ends the zygote and whatever runs on it. The next job starts a new one."""
@@ -57,6 +69,32 @@ class Pool:
 _pool: Pool | None = None
 _pool_owner = 0
 _pool_lock = threading.Lock()
+_backend: Backend = "auto"
+
+
+def configure_sandbox(backend: Backend = "auto") -> SandboxReport:
+    """Chooses the backend for this process, starts it and says what it is made of.
+
+    Args:
+        backend: "auto" takes the best that the machine offers; "unsafe" isolates nothing and is never taken by itself.
+
+    Raises:
+        UserError: no such backend, or this machine does not offer it.
+        SandboxUnavailable: it did not start for another reason.
+    """
+    global _pool, _backend
+    if backend not in get_args(Backend):
+        raise UserError(f"sandbox: '{backend}' is no backend; choose one of {', '.join(get_args(Backend))}")
+    with _pool_lock:
+        if _pool is not None and _pool_owner == os.getpid():
+            _pool.close()
+        _pool, _backend = None, backend
+    return shared_pool().report()
+
+
+def sandbox_report() -> SandboxReport:
+    """What isolates programs in this process, as found by starting it. Raises as `configure_sandbox`."""
+    return shared_pool().report()
 
 
 def shared_pool() -> Pool:
@@ -64,6 +102,6 @@ def shared_pool() -> Pool:
     global _pool, _pool_owner
     with _pool_lock:
         if _pool is None or _pool_owner != os.getpid():
-            _pool, _pool_owner = Pool({}), os.getpid()
+            _pool, _pool_owner = Pool(_backend), os.getpid()
             atexit.register(_pool.close)
         return _pool

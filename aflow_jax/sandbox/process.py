@@ -16,7 +16,14 @@ from aflow_jax.sandbox.guest.wire import FRAME_LIMIT, WireError, frame_length, l
 from aflow_jax.sandbox.results import SandboxUnavailable
 
 _START_SECONDS = 60.0
-_BOOT = "import sys; sys.path[:0] = [{room!r}]; sys.path.append({packages!r}); from guest.zygote import main; main({control}, {settings!r})"
+_BOOT = """
+import sys
+sys.path.insert(0, {room!r})
+from guest.zygote import main
+sys.path[0:1] = []
+sys.path.append({packages!r})
+main({control}, {settings!r})
+"""
 # A BLAS thread pool would not survive the fork, and each job has one core at most.
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -24,6 +31,10 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+class BackendRefused(SandboxUnavailable):
+    """The machine refuses a step of building the walls."""
 
 
 class DeadlineError(Exception):
@@ -141,9 +152,9 @@ class ZygoteProcess:
                 pass_fds=[other.fileno()],
                 start_new_session=True,
             )
-        self.report = self._await_ready()
+        self._await_ready()
 
-    def _await_ready(self) -> Any:
+    def _await_ready(self) -> None:
         self._control.settimeout(_START_SECONDS)
         try:
             message = self._control.recv(1 << 16)
@@ -155,7 +166,10 @@ class ZygoteProcess:
             why = self._process.stderr.read().decode(errors="replace").strip().splitlines()
             self.close()
             raise SandboxUnavailable(f"the sandbox did not start: {why[-1] if why else 'no reason given'}")
-        return json.loads(message)["ready"]
+        answer = json.loads(message)
+        if "refused" in answer:
+            self.close()
+            raise BackendRefused(answer["refused"])
 
     def is_alive(self) -> bool:
         """Whether jobs can still be started on it."""

@@ -1,30 +1,44 @@
-"""The walls around a job (first form: resource limits, a scratch folder, an own session)."""
+"""The walls around a job. Which ones is settled by the parent; what is missing is an error, never left out quietly.
+
+    backend      files                     processes            user             memory, CPU, files    calls
+    namespaces   own root, own scratch     own pid namespace    own uid if root  rlimits, sized tmpfs  seccomp
+    landlock     Landlock                  own uid, Landlock    own uid if root  rlimits               seccomp
+    unsafe       everything is reachable   -                    -                rlimits               -
+"""
 
 import os
 import resource
 import shutil
 import tempfile
-from dataclasses import dataclass, field
 from typing import Any
 
+from . import kernel
+from .jail import SCRATCH, build_jail, mount_scratch
+from .landlock import Fence
+from .seccomp import Filter
 
-@dataclass
-class Confinement:
-    """How this zygote's jobs are walled in."""
+# Each slot's jobs have a user of their own, so that limits by user bind and no job can signal another.
+FIRST_UID = 0x5A00_0000
+_THREADS, _FILES, _FILE_BYTES = 64, 64, 32 << 20
 
-    base_memory: int
-    scratch: dict[int, str] = field(default_factory=dict)
 
-    @classmethod
-    def enter(cls, settings: dict[str, Any]) -> "Confinement":
-        with open("/proc/self/statm") as statistics:
-            return cls(int(statistics.read().split()[0]) * resource.getpagesize())
+class Unsafe:
+    """Resource limits and a scratch folder, nothing else: only ever by explicit choice."""
 
-    def describe(self) -> str:
-        return "limits"
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+        self.base_memory = 0
+        self.scratch: dict[int, str] = {}
+        self.is_root = os.getuid() == 0
+        self.statistics = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def measure(self) -> None:
+        """Notes the address space of the warm interpreter: a job's limit is on top of it."""
+        self.base_memory = int(os.pread(self.statistics, 100, 0).split()[0]) * resource.getpagesize()
 
     def fork(self, order: dict[str, Any]) -> int:
-        folder = tempfile.mkdtemp(prefix="sandbox-")
+        """Forks the job's process. 0 in the child, whose order then names its scratch folder."""
+        folder = tempfile.mkdtemp(prefix="sandbox-", dir=self.settings.get("scratch_root"))
         process = os.fork()
         if process:
             self.scratch[process] = folder
@@ -32,20 +46,102 @@ class Confinement:
             order["scratch"] = folder
         return process
 
+    def clear_up(self, process: int) -> None:
+        """After the job's end: its scratch folder goes."""
+        shutil.rmtree(self.scratch.pop(process))
+
     def wall_in(self, order: dict[str, Any]) -> None:
+        """In the job's process, before it reads its job."""
         os.setsid()
-        os.chdir(order["scratch"])
-        os.environ.update(HOME=order["scratch"], TMPDIR=order["scratch"])
-        memory = self.base_memory + order["memory"]
-        for limit, value in (
-            (resource.RLIMIT_AS, memory),
-            (resource.RLIMIT_CPU, order["cpu"]),
-            (resource.RLIMIT_FSIZE, 16 << 20),
-            (resource.RLIMIT_NOFILE, 64),
-            (resource.RLIMIT_NPROC, 64),
-            (resource.RLIMIT_CORE, 0),
-        ):
+        self._enter(order["scratch"])
+        self._limit(order)
+
+    def _enter(self, scratch: str) -> None:
+        os.chdir(scratch)
+        os.environ.update(HOME=scratch, TMPDIR=scratch)
+        os.umask(0o077)
+
+    def _limit(self, order: dict[str, Any]) -> None:
+        limits = {
+            resource.RLIMIT_AS: self.base_memory + order["memory"],
+            resource.RLIMIT_CPU: order["cpu"],
+            resource.RLIMIT_FSIZE: _FILE_BYTES,
+            resource.RLIMIT_NOFILE: _FILES,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+            resource.RLIMIT_MSGQUEUE: 0,
+        }
+        if self.is_root:  # counted by user: a job without a user of its own would pay for its owner's processes
+            limits[resource.RLIMIT_NPROC] = _THREADS
+        for limit, value in limits.items():
             resource.setrlimit(limit, (value, value))
 
+
+class Landlocked(Unsafe):
+    """No namespaces: files by Landlock, signals by user and filter, everything else by the filter."""
+
+    def __init__(self, settings: dict[str, Any]):
+        super().__init__(settings)
+        self.fence = Fence(settings["readable"], settings["devices"])
+        self.filter = Filter()
+
+    def wall_in(self, order: dict[str, Any]) -> None:
+        os.setsid()
+        if self.is_root:
+            _change_user(order["slot"], order["scratch"])
+        self._enter(order["scratch"])
+        self._limit(order)
+        _settle()
+        self.fence.put_on(order["scratch"])
+        self.filter.put_on()
+
+
+class Namespaced(Unsafe):
+    """A root of its own for the zygote; for each job a process namespace, a mount namespace and a sized scratch."""
+
+    def __init__(self, settings: dict[str, Any]):
+        super().__init__(settings)
+        os.close(self.statistics)
+        jail = build_jail(settings["readable"], settings["devices"], unprivileged=not self.is_root)
+        self.processes, self.statistics = jail
+        self.filter = Filter()
+
+    def fork(self, order: dict[str, Any]) -> int:
+        # The kernel makes a process namespace for the next child only from inside one's own.
+        kernel.setns(self.processes, kernel.CLONE_NEWPID)
+        kernel.unshare(kernel.CLONE_NEWPID)
+        return os.fork()
+
     def clear_up(self, process: int) -> None:
-        shutil.rmtree(self.scratch.pop(process), ignore_errors=True)
+        """Nothing is left: the scratch was mounted in the job's own namespace."""
+
+    def wall_in(self, order: dict[str, Any]) -> None:
+        os.setsid()
+        own = FIRST_UID + order["slot"]
+        mount_scratch(*((own, own) if self.is_root else (os.getuid(), os.getgid())))
+        if self.is_root:
+            _change_user(order["slot"], None)
+        else:
+            kernel.drop_capabilities()
+        self._enter(SCRATCH)
+        self._limit(order)
+        _settle()
+        self.filter.put_on()
+
+
+def _change_user(slot: int, scratch: str | None) -> None:
+    uid = FIRST_UID + slot
+    if scratch is not None:
+        os.chown(scratch, uid, uid)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)  # drops every capability with it
+
+
+def _settle() -> None:
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+
+
+BACKENDS = {"namespaces": Namespaced, "landlock": Landlocked, "unsafe": Unsafe}

@@ -7,7 +7,6 @@ job's own channel. It runs no job itself.
 import gc
 import json
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -15,7 +14,7 @@ import sys
 import traceback
 from typing import Any
 
-from .confine import Confinement
+from .confine import BACKENDS, Unsafe
 from .program import run_program
 from .referee import referee
 from .solution import serve_solution
@@ -27,9 +26,14 @@ _JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
 def main(control_descriptor: int, settings: dict[str, Any]) -> None:
     """Serves the parent until its end of the control socket closes, then kills every job and returns."""
     control = socket.socket(fileno=control_descriptor)
+    try:
+        confinement = BACKENDS[settings["backend"]](settings)
+    except OSError as error:
+        control.send(json.dumps({"refused": str(error)}).encode())
+        return
     _warm_up()
-    confinement = Confinement.enter(settings)
-    control.send(json.dumps({"ready": confinement.describe()}).encode())
+    confinement.measure()
+    control.send(json.dumps({"ready": True}).encode())
     Zygote(control, confinement).serve()
 
 
@@ -48,7 +52,7 @@ def _warm_up() -> None:
 class Zygote:
     """Forks jobs, kills those whose lifeline is closed, tells how each ended."""
 
-    def __init__(self, control: socket.socket, confinement: Confinement):
+    def __init__(self, control: socket.socket, confinement: Unsafe):
         self.control = control
         self.confinement = confinement
         self.lifelines: dict[int, socket.socket] = {}  # by process id
@@ -132,9 +136,3 @@ class Zygote:
             except OSError:
                 pass  # the parent has closed its end already
             lifeline.close()
-
-
-def current_address_space() -> int:
-    """Bytes of address space that this process has mapped."""
-    with open("/proc/self/statm") as statistics:
-        return int(statistics.read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,121 @@
+"""Which walls this machine offers, asked of the machine itself, and which of them are used."""
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from aflow_jax.errors import UserError
+from aflow_jax.sandbox.guest import landlock, seccomp
+from aflow_jax.sandbox.process import BackendRefused, ZygoteProcess
+
+Backend = Literal["auto", "namespaces", "landlock", "unsafe"]
+PREFERENCE = ("namespaces", "landlock")
+
+_PACKAGES = ("numpy", "sympy", "mpmath")
+_SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+@dataclass(frozen=True)
+class SandboxReport:
+    """What isolates programs on this machine.
+
+    Attributes:
+        backend: the one in use: "namespaces", "landlock" or "unsafe".
+        mechanisms: what it is made of, in words.
+        refused: the better backends that this machine does not offer, with the reason.
+    """
+
+    backend: str
+    mechanisms: tuple[str, ...]
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        why = "".join(f"; not {name}: {reason}" for name, reason in self.refused.items())
+        return f"{self.backend} ({', '.join(self.mechanisms)}){why}"
+
+
+def settings_for(backend: str) -> dict[str, Any]:
+    """What a zygote needs to know of this machine: the backend, and what a program may read."""
+    return {"backend": backend, "readable": list(_readable()), "devices": [d for d in _DEVICES if os.path.exists(d)]}
+
+
+def choose(backend: Backend) -> tuple[ZygoteProcess, SandboxReport]:
+    """Starts a zygote behind the walls asked for; "auto" takes the best that this machine offers.
+
+    Raises:
+        UserError: the backend asked for is not to be had here, or with "auto", none is.
+        SandboxUnavailable: the zygote did not come up for another reason.
+    """
+    refused: dict[str, str] = {}
+    for name in PREFERENCE if backend == "auto" else (backend,):
+        reason = missing(name)
+        if reason is None:
+            try:
+                zygote = ZygoteProcess(settings_for(name))
+            except BackendRefused as refusal:
+                reason = str(refusal)
+            else:
+                return zygote, SandboxReport(name, _mechanisms(name), refused)
+        refused[name] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise UserError(
+        f"sandbox: {backend}: this machine does not offer it ({reasons}); use another backend, or `sandbox: unsafe` "
+        "to run model-written programs without isolation"
+    )
+
+
+def missing(backend: str) -> str | None:
+    """Why a backend cannot work here, as far as can be said without trying it."""
+    if backend == "unsafe":
+        return None
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if not seccomp.supported():
+        return f"no system call table for {os.uname().machine}"
+    if backend == "landlock" and not landlock.version():
+        return "the kernel has no Landlock"
+    return None
+
+
+def _mechanisms(backend: str) -> tuple[str, ...]:
+    user = ("own user for each job",) if os.getuid() == 0 else ()
+    match backend:
+        case "namespaces":
+            walls = ("namespaces (mount, process, network, ipc)", "seccomp", *user, "sized tmpfs")
+        case "landlock":
+            walls = (f"Landlock {landlock.version()}", "seccomp", *user)
+        case _:
+            return ("resource limits only: programs reach every file, process and network that you reach",)
+    return (*walls, "resource limits", "empty environment")
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sysconfig.get_config_var("LIBDIR")]
+    for package in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        folder = Path(spec.origin).parent
+        paths += [str(folder), str(folder.with_name(f"{package}.libs"))]
+    base = Path(sys.base_prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+    paths.append(str(base))
+    kept: list[str] = []
+    for path in sorted({*_SYSTEM, *(path for path in paths if path)}, key=len):
+        if os.path.exists(path) and not any(path.startswith(other + "/") for other in kept):
+            kept.append(path)
+    return tuple(kept)
