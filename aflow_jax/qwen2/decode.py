@@ -1,7 +1,7 @@
 """One new token for each row: a key/value cache, and weights cut into layers once, outside the decode loop."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,29 @@ if TYPE_CHECKING:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Rotated keys, and values, of every position so far: one array [B, S, K, h] for each layer.
+    """Rotated keys [B, K, h, S], and values [B, K, S, h], of every position so far: one array of each for each layer.
 
-    A row's places from its position on hold anything finite; they are written before they are read.
+    The orders are those in which `cached_attention` reads them. A row's places from its position on hold anything
+    finite; they are written before they are read.
     """
 
-    keys: tuple[Float[Array, "B S K h"], ...]
-    values: tuple[Float[Array, "B S K h"], ...]
+    keys: tuple[Float[Array, "B K h S"], ...]
+    values: tuple[Float[Array, "B K S h"], ...]
 
     @property
     def length(self) -> int:
-        return self.keys[0].shape[1]
+        return self.keys[0].shape[-1]
+
+    @classmethod
+    def from_sequence(
+        cls, keys: Float[Array, "L B T K h"], values: Float[Array, "L B T K h"], cache_length: int
+    ) -> "KVCache":
+        """Return the cache of positions 0..T-1, with room up to `cache_length`."""
+        room = cache_length - keys.shape[2]
+        return cls(
+            keys=tuple(jnp.pad(at.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, room))) for at in keys),
+            values=tuple(jnp.pad(at.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, room), (0, 0))) for at in values),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -54,10 +66,11 @@ class DecodeWeights:
 
 def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
     """Return a cache of zeros for `batch` rows of `length` places."""
-    shape = (batch, length, config.num_key_value_heads, config.head_dim)
+    heads, width = config.num_key_value_heads, config.head_dim
     layers = range(config.num_hidden_layers)
     return KVCache(
-        keys=tuple(jnp.zeros(shape, dtype) for _ in layers), values=tuple(jnp.zeros(shape, dtype) for _ in layers)
+        keys=tuple(jnp.zeros((batch, heads, width, length), dtype) for _ in layers),
+        values=tuple(jnp.zeros((batch, heads, length, width), dtype) for _ in layers),
     )
 
 
@@ -98,14 +111,15 @@ def decode_step(
     config = weights.config
     cosines, sines = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
     residual = weights.embedding[tokens][:, None, :].astype(jnp.float32)
+    rows = jnp.arange(tokens.shape[0])
     keys, values = [], []
     for layer, adapter, layer_keys, layer_values in zip(
         weights.layers, weights.adapters, cache.keys, cache.values, strict=True
     ):
 
         def attend(query: Array, key: Array, value: Array, before: tuple = (layer_keys, layer_values)) -> tuple:
-            row_keys = _write(before[0], rotate(key, cosines, sines), positions)
-            row_values = _write(before[1], value, positions)
+            row_keys = _write(before[0].at[rows, :, :, positions], rotate(key, cosines, sines))
+            row_values = _write(before[1].at[rows, :, positions], value)
             attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, positions + 1)
             return attended, (row_keys, row_values)
 
@@ -116,8 +130,6 @@ def decode_step(
     return hidden, KVCache(tuple(keys), tuple(values))
 
 
-def _write(
-    cached: Float[Array, "B S K h"], new: Float[Array, "B 1 K h"], positions: Int[Array, "B"]
-) -> Float[Array, "B S K h"]:
-    rows = jnp.arange(cached.shape[0])
-    return cached.at[rows, positions].set(new[:, 0].astype(cached.dtype), mode="drop", unique_indices=True)
+def _write(places: Any, new: Float[Array, "B 1 K h"]) -> Array:
+    """Set one place of each row of an array of the cache: `places` is `array.at[…]`."""
+    return places.set(new[:, 0], mode="drop", unique_indices=True)

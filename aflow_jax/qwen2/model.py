@@ -113,13 +113,7 @@ class Qwen2(nnx.Module):
         residual, (keys, values) = self._scan(tokens, lengths, adapter, None, "none", keep_cache=True)
         last = jnp.take_along_axis(residual, (lengths - 1)[:, None, None], axis=1)[:, 0]
         hidden = rms_norm(last, self.final_norm.get_value(), self.config.rms_norm_eps)
-        room = ((0, 0), (0, cache_length - width), (0, 0), (0, 0))
-        layers = range(self.config.num_hidden_layers)
-        cache = KVCache(
-            keys=tuple(jnp.pad(keys[at], room) for at in layers),
-            values=tuple(jnp.pad(values[at], room) for at in layers),
-        )
-        return hidden, cache
+        return hidden, KVCache.from_sequence(keys, values, cache_length)
 
     def decode_step(
         self,
