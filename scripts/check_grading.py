@@ -2,8 +2,8 @@
 
     python scripts/check_grading.py ../shared/data/problems [--sample N] [--show N]
 
-A dressed gold answer must grade 1, an altered one below 1. Prints a table and, with --show, what fails; exits with 1 where a
-share is below 99.8%.
+A dressed gold answer must grade 1, an altered one below 1. Prints a table and, with --show, what fails; exits with 1
+where a share is below 99.8%.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -190,7 +189,7 @@ def _dress_option(problem: Problem) -> Iterator[str]:
         f"\\boxed{{{letter}}}",
     )
     yield from (f"<answer>{letter}</answer>", f"Because of this, the correct option is {letter}.", f"Option {letter}")
-    others = [other for other in dict(re.findall(r"^([A-J])\. (.*)$", problem.question, re.MULTILINE)).values()]
+    others = list(dict(re.findall(r"^([A-J])\. (.*)$", problem.question, re.MULTILINE)).values())
     if others.count(text) == 1:
         yield from (text, text.upper(), f"<answer>{text}</answer>")
 
@@ -245,8 +244,8 @@ def _alter_tests(problem: Problem) -> Iterator[str]:
     yield from ("", "None", "{}", f"def {problem.entry_point}(*arguments):\n    return None")
     # A function whose every result is of another type cannot be right.
     yield (
-        problem.answer
-        + f"\n\n_right = {problem.entry_point}\ndef {problem.entry_point}(*arguments, **named):\n    return [_right(*arguments, **named)]\n"
+        f"{problem.answer}\n\n_right = {problem.entry_point}\n\n"
+        f"def {problem.entry_point}(*arguments, **named):\n    return [_right(*arguments, **named)]\n"
     )
 
 

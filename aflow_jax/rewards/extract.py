@@ -15,6 +15,7 @@ _NOT_AN_ANSWER = frozenset(
     {"", "{}", "[]", "()", '""', "''", "none", "null", "nil", "nan", "n/a", "na", "undefined", "...", "error"}
 )
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FORMULA = re.compile(r"(?<!\\)\$([^$\n]+)(?<!\\)\$")
 _ELEMENT = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\s#][^\n]*)$", re.MULTILINE)
 _PHRASE = re.compile(
@@ -49,12 +50,14 @@ def extract_in_domain(text: str, domain: str) -> str | None:
         return None
     marked = _marked(prose)
     if marked is not None:
-        return None if is_blank(marked) or is_code(marked) else marked
+        if is_blank(marked) or is_code(marked):
+            return None
+        return _expression_in(marked) if domain == "math" else marked
     if is_code(prose):
         return None
     if domain == "qa":
         return prose
-    return prose if is_expression(prose) else _last_number(prose)
+    return _expression_in(prose, otherwise=None)
 
 
 def extract_code(text: str, entry_point: str | None = None) -> str | None:
@@ -87,11 +90,11 @@ def is_code(text: str) -> bool:
         body = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return bool(re.search(r"^(?:def|class) \w+.*:\s*$|^(?:import|from) \w+", text, re.MULTILINE))
-    return any(not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) or _is_print(node) for node in body)
+    return any(not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) or _is_program(node) for node in body)
 
 
 def is_expression(text: str) -> bool:
-    """Whether a text is a mathematical expression or a short name, and no prose: `\\frac{1}{2}`, `5 apples`, `Sunday`."""
+    """Whether a text is a mathematical expression or a short name, and no prose: `\\frac{1}{2}`, `5 cm`, `Sunday`."""
     if "\n" in text.strip() and "\\begin" not in text:
         return False
     words = re.findall(
@@ -99,7 +102,7 @@ def is_expression(text: str) -> bool:
     )
     words = [word for word in words if word.lower() not in ("and", "or", "pi", "sqrt", "infinity")]
     if number_spans(text):
-        return not re.search(r"[?!]\s|[.:]\s+\S", text) and len(words) <= 2
+        return not re.search(r"[?!]\s|[A-Za-z\d][.]\s+\S|[A-Za-z]:\s+\S", text) and len(words) <= 2
     return len(words) <= 3 and not re.search(r"[.?!:]\s+\S", text)
 
 
@@ -143,6 +146,19 @@ def _phrase(text: str) -> str | None:
     return sentence.strip().strip("*").strip()
 
 
+def _expression_in(text: str, otherwise: str | None = "") -> str | None:
+    """Return the expression in a phrase: all of it, or up to its reason, or its last formula, or its last number."""
+    if is_expression(text):
+        return text
+    head = re.split(r",?\s+(?:because|since|so|which|as|where|when)\b|\s*[\n;]", text, maxsplit=1)[0].strip()
+    if head and head != text and is_expression(head) and number_spans(head):
+        return head
+    formulas = [formula for formula in _FORMULA.findall(text) if re.search(r"[\\^_]", formula)]
+    if formulas:
+        return formulas[-1].strip()
+    return _last_number(text) or (text if otherwise == "" else otherwise)
+
+
 def _last_number(text: str) -> str | None:
     spans = number_spans(text)
     if spans:
@@ -160,6 +176,8 @@ def _keep_plain_fence(match: re.Match[str]) -> str:
     return block if plain else " "
 
 
-def _is_print(node: ast.stmt) -> bool:
+def _is_program(node: ast.stmt) -> bool:
     value = getattr(node, "value", None)
-    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print"
+    return isinstance(value, ast.Lambda) or (
+        isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print"
+    )

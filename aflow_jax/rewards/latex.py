@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
+# fmt: off
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ",
     "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ",
-    "∈": r"\in ", "±": r"\pm ", "≈": r"\approx ", "∅": r"\emptyset ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "²": "^2", "³": "^3", "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "\u00a0": " ", "\u202f": " ",
-    "\u2009": " ", "’": "'", "“": '"', "”": '"',
-}  # fmt: skip
+    "∈": r"\in ", "√": r"\sqrt ", "±": r"\pm ", "≈": r"\approx ", "∅": r"\emptyset ", "θ": r"\theta ",
+    "α": r"\alpha ", "β": r"\beta ", "²": "^2", "³": "^3", "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4",
+    "¾": " 3/4", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "’": "'", "“": '"', "”": '"',
+}
+# fmt: on
 _SPELLINGS = (
     (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\s*\.?", ""),
     (r"\{,\}", ","),
@@ -44,8 +46,9 @@ _DEGREES = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?![A-Za-z])|\\degree
 def normalise(text: str) -> str:
     """Return an answer in one spelling.
 
-    Dollar signs that fence mathematics go, those of currency stay; sizes, thin spaces and alternative command names go;
-    `\\text{…}` and its kin become `⟨…⟩`; `\\frac12` becomes `\\frac{1}{2}`; degrees lose their sign outside of functions.
+    Dollar signs that fence mathematics go, those of currency stay; sizes, thin spaces and alternative command names
+    go; `\\text{…}` and its kin become `⟨…⟩`; `\\frac12` becomes `\\frac{1}{2}`; degrees lose their sign outside of
+    functions.
     """
     text = text.strip().strip("`").strip().strip("*").strip()
     for character, spelling in _UNICODE.items():
@@ -58,13 +61,17 @@ def normalise(text: str) -> str:
     text = _roots(_fractions(text))
     text = _degrees(text)
     text = re.sub(r"\s+", " ", text).strip()
-    return re.sub(r"(?<=[^\\])[.,;:]$", "", re.sub(r"[.;,\s]+⟩$", "⟩", text)).strip()
+    text = re.sub(r"(?<=[^\\])[.,;:]$", "", re.sub(r"[.;,\s]+⟩$", "⟩", text)).strip()
+    return text.rstrip(")").rstrip() if text.endswith(")") and not re.search(r"[(\[]", text) else text
 
 
 def key(text: str) -> str:
-    """Return a normalised text without spaces and text marks: equal keys are equal answers."""
+    """Return a normalised text without text marks and idle spaces: equal keys are equal answers.
+
+    A space between two digits, or after a command and before a letter, is not idle.
+    """
     text = re.sub(r"⟨\s*|\s*⟩", "", text)
-    text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])", r"\1\0", text)
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)\s+(?=\d)", lambda match: (match.group(1) or "") + "\0", text)
     return re.sub(r"\s+", "", text).replace("\0", " ")
 
 
@@ -126,7 +133,7 @@ def _roots(text: str) -> str:
 
 
 def _degrees(text: str) -> str:
-    """Angles inside functions are turned to radians, so that `\\tan 15^\\circ` means what it says; else the sign is idle."""
+    """Turn angles inside functions to radians, so that `\\tan 15^\\circ` means what it says; else drop the sign."""
     if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])", text):
         text = re.sub(r"(\d+(?:\.\d+)?)" + _DEGREES.pattern, r"(\\frac{\1\\pi}{180})", text)
     return _DEGREES.sub(" ", text)

@@ -1,4 +1,7 @@
-"""Numbers as people write them, read exactly: `1,234.50`, `$5`, `12 %`, `-\\frac{3}{4}`, `6 1/6`, `1.5 \\times 10^{3}`, `twelve`."""
+"""Numbers as people write them, read exactly.
+
+`1,234.50`, `$5`, `12 %`, `-\\frac{3}{4}`, `6 1/6`, `1.5 \\times 10^{3}`, `5 million`, `twelve`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from fractions import Fraction
 # Beyond this many digits a number is no answer, and exact arithmetic on it would be the attack.
 MAX_EXPONENT = 400
 
+# fmt: off
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+# fmt: on
 _NUMBER_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * (value + 2) for value, word in enumerate(_TENS)
 }
@@ -26,7 +31,8 @@ _NUMBER = re.compile(
     (?: (?P<whole>\d+\s*)? \\frac\{{(?P<top_sign>-?)(?P<top>{_DIGITS})\}}\{{(?P<bottom>{_DIGITS})\}}
       | (?P<whole2>\d+\s+)? (?P<top2>{_DIGITS})\s*/\s*(?P<bottom2>-?{_DIGITS})
       | (?P<digits>{_DIGITS}) (?: [eE](?P<exponent>[+-]?\d+)
-                                | \s*(?:\\times|\\cdot|[x×*])\s*10\s*(?:\^|\*\*)\s*(?:\{{(?P<power>[+-]?\d+)\}}|(?P<power2>[+-]?\d+)) )?
+                                | \s*(?:\\times|\\cdot|[x×*])\s*10\s*(?:\^|\*\*)\s*
+                                  (?:\{{(?P<power>[+-]?\d+)\}}|(?P<power2>[+-]?\d+)) )?
       | 10\^(?:\{{(?P<power3>[+-]?\d+)\}}|(?P<power4>-?\d)) )
     """,
     re.VERBOSE,
@@ -69,7 +75,8 @@ _ALIASES = {
 _KNOWN_UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()}
 # Words that are part of an expression, never a unit after a number.
 _OPERATORS = frozenset(
-    "pi sqrt sin cos tan cot sec csc log ln exp infinity inf oo and or over mod to by times plus minus through".split()
+    {"pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "infinity", "inf", "oo", "and", "or"}
+    | {"over", "mod", "to", "by", "times", "plus", "minus", "through"}
 )
 
 

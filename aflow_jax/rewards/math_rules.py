@@ -1,11 +1,12 @@
 """Mathematical answers: exact first, then by structure, then symbolically.
 
-Numbers are compared as fractions, lists, sets, tuples, intervals, unions and matrices entry by entry, words as words; what is
-left goes to math-verify in a killable process. Closeness earns nothing.
+Numbers are compared as fractions, lists, sets, tuples, intervals, unions and matrices entry by entry, words as words;
+what is left goes to math-verify in a killable process. Closeness earns nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from dataclasses import dataclass
@@ -24,14 +25,15 @@ _NAME = re.compile(
 )
 _EQUATION = re.compile(r"(?<![<>!\\:])(?:=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z]))")
 _BASE = re.compile(r"(?:⟨)?\(?([0-9A-Za-z.]+)\)?(?:⟩)?_(?:\{(\w+)\}|⟨(\w+)⟩|(\w+))")
+_CLOCK = re.compile(r"(\d{1,2}(?::\d{2})+)\s*⟨?\s*(?:([ap])\.?\s?m\.?)?\s*⟩?", re.IGNORECASE)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
 def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool | None = None) -> Ruling:
     """Rule on an answer to a question of mathematics: 1 equal, .2 an answer that is not equal, 0 no answer.
 
-    An expression that merely restates the question's own is not an answer to it. The ruling is left open where the answer
-    cannot be read as mathematics.
+    An expression that merely restates the question's own is not an answer to it. The ruling is left open where the
+    answer cannot be read as mathematics.
 
     Raises:
         SymbolicUnavailable: the checker's processes cannot be started.
@@ -85,7 +87,15 @@ class Comparator:
             return self._words(gold, answer)
         if self._restated(gold, answer):
             return False
-        for compare in (self._equations, self._bases, self._signs, self._matrices, self._unions, self._collections):
+        for compare in (
+            self._clocks,
+            self._equations,
+            self._bases,
+            self._signs,
+            self._matrices,
+            self._unions,
+            self._collections,
+        ):
             verdict = compare(gold, answer)
             if verdict is not None:
                 return verdict
@@ -113,7 +123,7 @@ class Comparator:
         )
 
     def _equations(self, gold: str, answer: str) -> bool | None:
-        """`x = 5` for `5` and the other way round; of a chain `a = b = c`, each part for a gold, the last for an answer."""
+        """`x = 5` for `5` and the other way round; of a chain `a = b`, any part of a gold, the last of an answer."""
         golds, answers = _split_equation(gold), _split_equation(answer)
         if len(golds) == 1 and len(answers) == 1:
             return None
@@ -132,20 +142,21 @@ class Comparator:
             return self.equal(gold, answers[-1])
         return None
 
+    def _clocks(self, gold: str, answer: str) -> bool | None:
+        """Times of day: the same digits, and the same half of the day where both name it."""
+        golds, answers = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
+        if golds is None or answers is None:
+            return None
+        halves = {(match.group(2) or "").lower() for match in (golds, answers)} - {""}
+        return golds.group(1).lstrip("0") == answers.group(1).lstrip("0") and len(halves) <= 1
+
     def _bases(self, gold: str, answer: str) -> bool | None:
         """Numerals with a base: the digits must be the same, and the base where both give it."""
         golds, answers = _BASE.fullmatch(gold.replace(" ", "")), _BASE.fullmatch(answer.replace(" ", ""))
         if golds is None and answers is None:
             return None
         if golds and answers:
-            return (
-                golds.group(1) == answers.group(1)
-                and golds.groups()[1:] == answers.groups()[1:]
-                or (
-                    golds.group(1) == answers.group(1)
-                    and next(filter(None, golds.groups()[1:])) == next(filter(None, answers.groups()[1:]))
-                )
-            )
+            return [part for part in golds.groups() if part] == [part for part in answers.groups() if part]
         based, other = (golds, answer) if golds else (answers, gold)
         assert based is not None
         return None if re.search(r"[a-z]", based.group(1)) else based.group(1) == key(other)
@@ -173,7 +184,7 @@ class Comparator:
             golds, answers = (column, rows) if golds is None else (rows, column)
         if [len(row) for row in golds] != [len(row) for row in answers]:
             return False
-        pairs = zip(sum(golds, []), sum(answers, []), strict=True)
+        pairs = zip(itertools.chain(*golds), itertools.chain(*answers), strict=True)
         return all(self.equal(one, other) for one, other in pairs)
 
     def _unions(self, gold: str, answer: str) -> bool | None:
@@ -196,7 +207,7 @@ class Comparator:
                 None if r"\infty" in gold + answer or re.search(r"[<>]|\\[lg]e(?![A-Za-z])", gold + answer) else False
             )
         loose = {golds.kind, answers.kind} <= {"", "{}"}
-        if golds.kind != answers.kind and not loose or len(golds.items) != len(answers.items):
+        if (golds.kind != answers.kind and not loose) or len(golds.items) != len(answers.items):
             return False
         if loose and not (self._ordered and golds.kind == ""):
             return self._same_members(golds.items, answers.items)
@@ -285,11 +296,14 @@ def _split_equation(text: str) -> list[str]:
 
 
 def _matrix(text: str) -> list[list[str]] | None:
+    rows = re.fullmatch(r"(?:Matrix\()?\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]\)?", text.strip())
+    if rows:
+        return [_split_list(row) for row in re.findall(r"\[([^\[\]]*)\]", rows.group(1))]
     match = re.fullmatch(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", text.strip(), re.DOTALL)
     if match is None or r"\begin" in match.group(1):
         return None
-    rows = [row for row in re.split(r"\\\\|\\cr\b", match.group(1)) if row.strip()]
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
+    lines = [row for row in re.split(r"\\\\|\\cr\b", match.group(1)) if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in lines]
 
 
 def _membership(text: str) -> str:

@@ -55,8 +55,8 @@ def grade_f1(golds: list[str], text: str) -> Ruling:
     """Rule on a short answer: the best over the gold ones of exact match or token F1, in levels.
 
     1 from .8; .7 from .5; .4 from .3; .2 from .1; else 0. `yes` and `no` match exactly or not at all, as in HotpotQA's
-    metric; `unanswerable` by any usual way of saying so. Below 1 it is left open, unless there is no answer or the text says
-    that there is none where there is one.
+    metric; `unanswerable` by any usual way of saying so. Below 1 it is left open, unless there is no answer or the text
+    says that there is none where there is one.
     """
     answer = extract_in_domain(text, "qa")
     if answer is None or is_blank(answer) or is_code(answer):
@@ -80,8 +80,8 @@ def f1(gold: str, answer: str) -> float:
 def normalise(text: str, *, split_hyphens: bool = False) -> str:
     """SQuAD's normalisation: no case, punctuation, articles, or surplus space; numbers are read before their points go.
 
-    `1,600,000` is `1600000`, `.15` is `0.15`, `-5` stays apart from `5`, and a whole word that names a number is that number.
-    Hyphens inside words go, or with `split_hyphens` become spaces.
+    `1,600,000` is `1600000`, `.15` is `0.15`, `-5` stays apart from `5`, and a whole word that names a number is that
+    number. Hyphens inside words go, or with `split_hyphens` become spaces.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("−", "-")
     if split_hyphens:
@@ -109,7 +109,8 @@ def parse_options(question: str) -> dict[str, str]:
 def choose_option(answer: str, options: dict[str, str]) -> str | None:
     """Return the letter that an answer chooses, or None where it chooses none.
 
-    `B`, `(B)`, `B.`, `B. its text`, `Option B`, `its text`; a letter inside a word, or before another option's text, is none.
+    `B`, `(B)`, `B.`, `B. its text`, `Option B`, `its text`; a letter inside a word, or before another option's text, is
+    none.
     """
     texts = {letter: normalise(text) for letter, text in options.items()}
     for candidate in (

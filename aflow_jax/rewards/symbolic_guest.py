@@ -1,7 +1,7 @@
 """The program that a symbolic worker runs: math-verify over a pipe, one JSON line a comparison.
 
-It is started by path in an isolated interpreter with an empty environment, and imports nothing of this package. The text it
-reads comes from models: it may not take more memory or time than its share, and its death is expected.
+It is started by path in an isolated interpreter with an empty environment, and imports nothing of this package. The
+text it reads comes from models: it may not take more memory or time than its share, and its death is expected.
 """
 
 import json
@@ -39,7 +39,7 @@ def main(seconds: int) -> None:
         signal.alarm(4 * seconds)
         request = json.loads(line)
         gold, answer = read(request["gold"]), read(request["answer"])
-        equal = bool(gold and answer) and verify(gold, answer, timeout_seconds=None)
+        equal = bool(gold and answer) and verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True)
         signal.alarm(0)
         print(json.dumps({"equal": bool(equal), "parsed": bool(answer)}), flush=True)
 
