@@ -1,6 +1,5 @@
 """From the policy's text to a run: the graph, its language, the prompt that teaches it, the operators, the executor."""
 
-from aflow_jax.workflow.demonstrations import answer_text, demonstrations, load_demonstrations
 from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow
 from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
@@ -10,6 +9,7 @@ from aflow_jax.workflow.outcome import Outcome
 from aflow_jax.workflow.parser import WorkflowError
 from aflow_jax.workflow.prompt import policy_messages
 from aflow_jax.workflow.trace import Execution, OperatorCall, Usage
+from aflow_jax.workflow.warm_start import answer_text, demonstrations, load_demonstrations
 
 __all__ = [
     "Branch",

@@ -15,6 +15,7 @@ from aflow_jax.workflow.answers import leaders
 from aflow_jax.workflow.concurrency import Deadline, side_by_side
 from aflow_jax.workflow.faults import OperatorFault
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Stage, Workflow
+from aflow_jax.workflow.measures import operators_of
 from aflow_jax.workflow.operators import OPERATORS, Operator, Step
 from aflow_jax.workflow.outcome import Outcome
 from aflow_jax.workflow.session import Client, Resources, Session
@@ -33,6 +34,8 @@ class Executor:
         timeout: float = 600.0,
         max_calls_in_flight: int = 64,
         max_sandboxes_in_flight: int = 4,
+        program_timeout: float = 30.0,
+        test_timeout: float = 15.0,
     ) -> None:
         """Take a client, which stays the caller's to close.
 
@@ -42,6 +45,8 @@ class Executor:
             timeout: seconds that a workflow may run, waits for a free slot not counted.
             max_calls_in_flight: LLM calls at a time, over all workflows; the client's own bound should not be lower.
             max_sandboxes_in_flight: model-written programs at a time, over all workflows.
+            program_timeout: seconds that a program may run.
+            test_timeout: seconds that the public tests of one version of the code may take.
 
         Raises:
             UserError: an operator that does not exist.
@@ -49,7 +54,11 @@ class Executor:
         self._operators = dict(OPERATORS) if operators is None else {name: _known(name) for name in operators}
         self._timeout = timeout
         self._resources = Resources(
-            client, asyncio.Semaphore(max_calls_in_flight), asyncio.Semaphore(max_sandboxes_in_flight)
+            client,
+            asyncio.Semaphore(max_calls_in_flight),
+            asyncio.Semaphore(max_sandboxes_in_flight),
+            program_timeout,
+            test_timeout,
         )
 
     async def run(self, workflow: Workflow, problem: Problem, *, seed: tuple[int, ...]) -> Execution:
@@ -65,6 +74,9 @@ class Executor:
         Raises:
             UserError: the endpoint refuses the key, or a budget is exhausted (BudgetExhausted): no rollout can go on.
         """
+        unknown = sorted(set(operators_of(workflow)) - set(self._operators))
+        if unknown:
+            return Execution.not_run(Outcome.PARSE, f"{', '.join(unknown)}: not among the operators offered")
         records: list[OperatorCall] = []
         run = _Run(self._operators, self._resources, Deadline(self._timeout))
         answer, error = None, None
@@ -181,9 +193,7 @@ class _Run:
         return replace(state, candidates=tuple(end.answer for end, _ in ends if end.answer))
 
     async def _call(self, call: Call, state: State, place: _Place) -> State:
-        operator = self.operators.get(call.operator)
-        if operator is None:
-            raise OperatorFault(Outcome.PARSE, f"{call.operator} is not among the operators offered")
+        operator = self.operators[call.operator]
         session = Session(self.resources, self.deadline, place.seed, place.sampled)
         clock = asyncio.get_running_loop()
         start, step, error = clock.time(), Step(state), None

@@ -23,8 +23,6 @@ from aflow_jax.workflow.fields import FieldError, is_neutralised, required_field
 from aflow_jax.workflow.outcome import Outcome
 
 SAMPLING_TEMPERATURE = 0.7
-PROGRAM_SECONDS = 30
-TEST_SECONDS = 15
 _SANDBOX_RETRY_DELAYS = (0.5, 2.0)
 
 Answer = TypeVar("Answer")
@@ -54,11 +52,15 @@ class Resources:
         client: the executor LLM.
         calls: slots for LLM calls in flight.
         sandboxes: slots for sandboxes in flight.
+        program_timeout: seconds that a program may run.
+        test_timeout: seconds that the public tests of one version may take.
     """
 
     client: Client
     calls: asyncio.Semaphore
     sandboxes: asyncio.Semaphore
+    program_timeout: float
+    test_timeout: float
 
 
 @dataclass
@@ -118,11 +120,13 @@ class Session:
 
     async def run_program(self, source: str) -> ProgramResult:
         """Run a program in the sandbox."""
-        return await self._in_sandbox(lambda: run_program_async(source, timeout=PROGRAM_SECONDS))
+        return await self._in_sandbox(lambda: run_program_async(source, timeout=self.resources.program_timeout))
 
     async def run_tests(self, code: str, entry_point: str, test: str) -> TestResult:
         """Run tests of a program in the sandbox."""
-        return await self._in_sandbox(lambda: run_tests_async(code, entry_point, test, timeout=TEST_SECONDS))
+        return await self._in_sandbox(
+            lambda: run_tests_async(code, entry_point, test, timeout=self.resources.test_timeout)
+        )
 
     def random(self, *place: int) -> random.Random:
         """Return a source of chance that depends on nothing but the seed and the place."""
