@@ -4,6 +4,7 @@ Whatever stands where the mask is 0 (padding, NaN, infinity) is replaced before 
 neither the value nor the gradient. A sequence whose mask is all 0 is not there: it counts in no denominator.
 """
 
+import math
 from functools import reduce
 from typing import Literal, NamedTuple
 
@@ -21,7 +22,8 @@ _LARGEST_LOG_RATIO = 20.0
 class LossSums(NamedTuple):
     """What microbatches add up: `loss / normalizer` of the sum over microbatches is the whole batch's loss.
 
-    `totals` are sums over live tokens or sequences, `maxima` are maxima over them; `loss_metrics` reads both.
+    `totals` are sums over live tokens or sequences, `maxima` are maxima over them, each under the name of the metric
+    that `loss_metrics` makes of it; `tokens` and `units` count what the sums are over.
     """
 
     loss: Float[Array, ""]
@@ -106,9 +108,9 @@ def policy_loss_sums(
     totals = {
         "tokens": live.sum(),
         "units": units.sum(),
-        "ratio": jnp.where(units, ratio, 0).sum(),
-        "clip_low": (units & low).sum(),
-        "clip_high": (units & high).sum(),
+        "ratio/mean": jnp.where(units, ratio, 0).sum(),
+        "clip_ratio/low_mean": (units & low).sum(),
+        "clip_ratio/high_mean": (units & high).sum(),
     }
     if ref_logprobs is not None:
         kl = kl_penalty(logprobs, _live(ref_logprobs, live), kl_estimator)
@@ -120,7 +122,7 @@ def policy_loss_sums(
         totals["entropy"] = entropies.sum()
 
     loss, normalizer = _aggregate(term, live, loss_type, max_completion_length)
-    maxima = {"ratio": jnp.where(units, ratio, -jnp.inf).max(initial=-jnp.inf)}
+    maxima = {"ratio/max": jnp.where(units, ratio, -jnp.inf).max(initial=-jnp.inf)}
     dtype = logprobs.dtype
     return LossSums(
         loss, normalizer.astype(dtype), {name: total.astype(dtype) for name, total in totals.items()}, maxima
@@ -157,19 +159,23 @@ def truncated_importance_weights(
     *,
     cap: float = 2.0,
     level: Literal["token", "sequence"] = "token",
+    ratio_included: bool = False,
 ) -> Float[Array, "B T"] | Float[Array, "B 1"]:
-    """Truncated importance sampling: `min(p / p_sampler, cap)` of each token, or of each whole sequence ([B, 1]).
+    """Truncated importance sampling: `min(r, cap)` with `r = p / p_sampler` of each token, or each sequence ([B, 1]).
 
-    A sequence's ratio is the product of its tokens' (Ionides 2008; Espeholt et al., arXiv:1802.01561, Eq. 1). No
+    A sequence's r is the product of its tokens' (Ionides 2008; Espeholt et al., arXiv:1802.01561, Eq. 1). Where the
+    loss takes its own ratio against the sampler (`old_logprobs` are the sampler's) that ratio already is r; then
+    `ratio_included` gives `min(1, cap / r)`, with which the product of both is truncated, and r not counted twice. No
     gradient goes through the weights.
     """
     live = jnp.asarray(mask).astype(bool)
-    difference = _live(logprobs, live) - _live(sampler_logprobs, live)
+    log_ratio = _live(logprobs, live) - _live(sampler_logprobs, live)
     if level == "sequence":
-        difference = difference.sum(axis=1, keepdims=True)
+        log_ratio = log_ratio.sum(axis=1, keepdims=True)
     elif level != "token":
         raise ValueError(f"level must be token or sequence, not {level!r}")
-    return jax.lax.stop_gradient(jnp.minimum(_bounded_exp(difference), cap))
+    excess = jnp.minimum(math.log(cap) - log_ratio, 0.0)
+    return jax.lax.stop_gradient(_bounded_exp(excess if ratio_included else log_ratio + excess))
 
 
 def combine_sums(parts: list[LossSums]) -> LossSums:
@@ -185,20 +191,16 @@ def combine_sums(parts: list[LossSums]) -> LossSums:
 def loss_metrics(sums: LossSums) -> dict[str, Float[Array, ""]]:
     """Metrics from sums, under the names of TRL: means over live tokens.
 
-    `ratio/*` and `clip_ratio/*` (the share whose ratio the objective clips) are over sequences under gspo. `kl` and
-    `entropy` are there when they were computed. Without a live token every number is 0.
+    `ratio/*` and `clip_ratio/*` (the share whose ratio the objective clips) are over sequences under gspo. What was
+    not computed is left out. Without a live token every number is 0.
     """
-    totals, units = sums.totals, sums.totals["units"]
-    metrics = {
-        "loss": _ratio(sums.loss, sums.normalizer),
-        "clip_ratio/low_mean": _ratio(totals["clip_low"], units),
-        "clip_ratio/high_mean": _ratio(totals["clip_high"], units),
-        "ratio/mean": _ratio(totals["ratio"], units),
-        "ratio/max": jnp.where(units > 0, sums.maxima["ratio"], 0.0),
-    }
-    for name in ("kl", "entropy"):
-        if name in totals:
-            metrics[name] = _ratio(totals[name], totals["tokens"])
+    totals = sums.totals
+    metrics = {"loss": _ratio(sums.loss, sums.normalizer)}
+    for name, total in totals.items():
+        if name not in ("tokens", "units"):
+            metrics[name] = _ratio(total, totals["tokens" if name in ("kl", "entropy") else "units"])
+    for name, maximum in sums.maxima.items():
+        metrics[name] = jnp.where(totals["units"] > 0, maximum, 0.0)
     return metrics
 
 

@@ -1,0 +1,154 @@
+"""Gradients of one microbatch, compiled: the policy's objective, and the cross-entropy of a warm start.
+
+The base model is an argument of every compiled function, never captured; with the adapter off it is the KL reference.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from aflow_jax.grpo.batch import Microbatch
+from aflow_jax.grpo.logprobs import target_statistics
+from aflow_jax.grpo.objective import LossSums, policy_loss_sums, truncated_importance_weights
+from aflow_jax.grpo.settings import LearnerSettings
+from aflow_jax.qwen2 import Adapter, Qwen2
+
+
+class Gradient(NamedTuple):
+    """Gradient of the loss's numerator, and its denominator, over the microbatches so far."""
+
+    numerator: dict[str, dict[str, Float[Array, "..."]]]
+    normalizer: Float[Array, ""]
+
+
+def empty_gradient(weights: dict[str, dict[str, Float[Array, "..."]]]) -> Gradient:
+    """The gradient of no microbatch."""
+    return Gradient(jax.tree.map(jnp.zeros_like, weights), jnp.zeros(()))
+
+
+@partial(jax.jit, static_argnames=("settings", "against_sampler"), donate_argnames="gradient")
+def add_policy_gradient(
+    model: Qwen2,
+    adapter: Adapter,
+    gradient: Gradient,
+    part: Microbatch,
+    temperature: Float[Array, ""],
+    step: Int[Array, ""],
+    index: Int[Array, ""],
+    settings: LearnerSettings,
+    against_sampler: bool,
+) -> tuple[Gradient, LossSums, tuple[Array, Array, Array]]:
+    """Add one microbatch's gradient; also return its sums and its gap to the sampler."""
+    reference = None
+    if settings.kl_coef:
+        reference, _ = _window_statistics(model, None, part, temperature, settings)
+
+    def loss(weights: dict) -> tuple[Array, tuple[LossSums, Array]]:
+        logprobs, entropies = _window_statistics(
+            model, adapter.replace_weights(weights), part, temperature, settings, _dropout_key(settings, step, index)
+        )
+        importance = None
+        # cispo bounds its own weights, and gspo's ratio is one of the sequence that no token's cap fits.
+        truncates = settings.importance_sampling != "none" and settings.loss_type not in ("cispo", "gspo")
+        if against_sampler and truncates:
+            importance = truncated_importance_weights(
+                logprobs,
+                part.logprobs,
+                part.mask,
+                cap=settings.importance_cap,
+                level=settings.importance_sampling,
+                ratio_included=True,
+            )
+        sums = policy_loss_sums(
+            logprobs,
+            part.logprobs if against_sampler else None,
+            reference,
+            part.advantages,
+            part.mask,
+            loss_type=settings.loss_type,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_coef=settings.kl_coef,
+            kl_estimator=settings.kl_estimator,
+            dual_clip=settings.dual_clip,
+            importance_weights=importance,
+            entropies=entropies,
+            entropy_coef=settings.entropy_coef,
+            max_completion_length=settings.max_completion_length,
+        )
+        return sums.loss, (sums, logprobs)
+
+    slopes, (sums, logprobs) = jax.grad(loss, has_aux=True)(adapter.weights)
+    return _add(gradient, slopes, sums), sums, _gap(logprobs, part)
+
+
+@partial(jax.jit, static_argnames="settings", donate_argnames="gradient")
+def add_supervised_gradient(
+    model: Qwen2,
+    adapter: Adapter,
+    gradient: Gradient,
+    part: Microbatch,
+    step: Int[Array, ""],
+    index: Int[Array, ""],
+    settings: LearnerSettings,
+) -> tuple[Gradient, LossSums]:
+    def loss(weights: dict) -> tuple[Array, LossSums]:
+        logprobs, entropies = _window_statistics(
+            model, adapter.replace_weights(weights), part, 1.0, settings, _dropout_key(settings, step, index)
+        )
+        total = -jnp.where(part.mask, logprobs, 0.0).sum()
+        tokens = part.mask.sum().astype(jnp.float32)
+        totals = {"tokens": tokens, "entropy": jnp.where(part.mask, entropies, 0.0).sum()}
+        return total, LossSums(total, tokens, totals, {})
+
+    slopes, sums = jax.grad(loss, has_aux=True)(adapter.weights)
+    return _add(gradient, slopes, sums), sums
+
+
+@partial(jax.jit, static_argnames="settings")
+def sampler_gap(model, adapter, part, temperature, settings) -> tuple[Array, Array, Array]:
+    logprobs, _ = _window_statistics(model, adapter, part, temperature, settings)
+    return _gap(logprobs, part)
+
+
+def _window_statistics(
+    model: Qwen2,
+    adapter: Adapter | None,
+    part: Microbatch,
+    temperature: Float[Array, ""] | float,
+    settings: LearnerSettings,
+    dropout_key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "R W"], Float[Array, "R W"]]:
+    """Log-probabilities and entropies of the completion window only: prompts never meet the vocabulary."""
+    if adapter is None or not adapter.dropout:
+        dropout_key = None
+    hidden = model.hidden(part.tokens, part.lengths, adapter, dropout_key=dropout_key, remat=settings.remat)
+    positions = part.starts[:, None] + jnp.arange(part.mask.shape[1])
+    positions = jnp.minimum(positions, part.tokens.shape[1] - 1)
+    before = jnp.take_along_axis(hidden, positions[..., None] - 1, axis=1)
+    targets = jnp.take_along_axis(part.tokens, positions, axis=1)
+    return target_statistics(
+        model,
+        before,
+        targets,
+        temperature,
+        chunk=settings.logprob_chunk,
+        entropy_gradient=settings.entropy_coef != 0,
+    )
+
+
+def _dropout_key(settings: LearnerSettings, step: Int[Array, ""], index: Int[Array, ""]) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), step), index)
+
+
+def _add(gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:
+    return Gradient(jax.tree.map(jnp.add, gradient.numerator, slopes), gradient.normalizer + sums.normalizer)
+
+
+def _gap(logprobs: Float[Array, "R W"], part: Microbatch) -> tuple[Array, Array, Array]:
+    """Sum, maximum and count of the absolute differences to the sampler's log-probabilities."""
+    gap = jnp.where(part.mask, jnp.abs(logprobs - jnp.where(part.mask, part.logprobs, 0.0)), 0.0)
+    return gap.sum(), gap.max(), part.mask.sum()
