@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Collection
@@ -233,7 +234,7 @@ class Parser:
     def _unknown_operator(self, start: int, name: str) -> WorkflowError:
         if name in self._known:
             return self._error(start, f"the operator {name} is not offered here: use {', '.join(self._offered)}")
-        near = difflib.get_close_matches(name[:_SHOWN], self._offered, n=1, cutoff=0.0)[0]
+        near = _nearest(name[:_SHOWN], tuple(self._offered))
         return self._error(start, f'expected an operator, found "{name[:_SHOWN]}": the nearest one is {near}')
 
     def _over(self, limit: str, most: int, start: int, what: str) -> WorkflowError:
@@ -246,3 +247,8 @@ class Parser:
 def over(limit: str, most: int, column: int, what: str) -> WorkflowError:
     """Return the error of a workflow beyond the limit `workflow_limits.<limit>`."""
     return WorkflowError("LIMIT", column, f"{what}: at most {most} (workflow_limits.{limit})")
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(name: str, names: tuple[str, ...]) -> str:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
