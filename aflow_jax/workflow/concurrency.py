@@ -29,7 +29,7 @@ async def side_by_side(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> lis
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(settled(coroutine)) for coroutine in coroutines]
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
+        raise errors.exceptions[0] from None
     results = [task.result() for task in tasks]
     for result in results:
         if isinstance(result, OperatorFault):

@@ -1,0 +1,113 @@
+"""How close the executor comes to the ideal schedule, and what it costs: 1,000 workflows of 5 calls each.
+
+    python scripts/bench_executor.py [--workflows 1000] [--in-flight 256] [--median 1.0] [--p95 4.0]
+
+The executor and the real client run here, the simulator in a process of its own with lognormal latencies. The ideal
+schedule is what a scheduler without any cost of its own would need for the same number of latencies of the same
+distribution. CPU time is this process's, the `openai` client included; "executor alone" is the same load with an
+endpoint inside this process, without HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import random
+import resource
+import tempfile
+import time
+from math import exp, log
+from pathlib import Path
+
+from aflow_jax.llm import LLMClient, Reply, start_simulator
+from aflow_jax.problems import Problem, generate_problems, save_problems
+from aflow_jax.workflow import Execution, Executor, Outcome, parse
+
+WORKFLOW = parse("Custom -> Revise -> Revise -> Revise -> Format")
+CALLS = 5
+
+
+class Immediate:
+    """An endpoint inside this process that answers at once: what remains is the executor's own cost."""
+
+    async def complete(self, messages: list[dict[str, str]], **_: object) -> Reply:
+        """Return a reply that has every field that the workflow's operators ask for."""
+        return Reply("<solution>1</solution><answer>1</answer>", 1, 1, 0.0, 0.0)
+
+
+def main() -> None:
+    """Run both loads and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workflows", type=int, default=1000)
+    parser.add_argument("--in-flight", type=int, default=256)
+    parser.add_argument("--median", type=float, default=1.0, help="seconds")
+    parser.add_argument("--p95", type=float, default=4.0, help="seconds")
+    options = parser.parse_args()
+    problems = generate_problems("math", options.workflows, seed=0)
+    calls = options.workflows * CALLS
+
+    start = time.process_time()
+    asyncio.run(execute(problems, Immediate(), options.in_flight))
+    print(f"executor alone      {(time.process_time() - start) / calls * 1e3:.2f} ms CPU per operator call")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "problems.jsonl"
+        save_problems(path, problems)
+        with start_simulator(path, latency=(options.median, options.p95)) as simulator:
+            base = peak_mb()
+            wall, cpu = asyncio.run(through_client(problems, simulator, options.in_flight))
+    ideal = ideal_seconds(options.workflows, options.in_flight, options.median, options.p95)
+    print(f"with the client     {cpu / calls * 1e3:.2f} ms CPU per operator call, {cpu / wall:.2f} cores")
+    print(f"wall time           {wall:.1f} s, {wall / ideal:.3f} x the ideal schedule's {ideal:.1f} s")
+    print(f"memory              {peak_mb() - base:.0f} MB above the {base:.0f} MB before")
+
+
+async def through_client(problems: list[Problem], simulator, in_flight: int) -> tuple[float, float]:
+    """Return wall and CPU seconds of all workflows against the simulator."""
+    client = LLMClient(simulator.endpoint(), max_concurrency=in_flight)
+    try:
+        await client.check()
+        wall, cpu = time.monotonic(), time.process_time()
+        await execute(problems, client, in_flight)
+        return time.monotonic() - wall, time.process_time() - cpu
+    finally:
+        await client.aclose()
+
+
+async def execute(problems: list[Problem], client, in_flight: int) -> list[Execution]:
+    """Run the workflow on every problem at once; all must end well, and nothing may be left running."""
+    executor = Executor(client, max_calls_in_flight=in_flight)
+    runs = [executor.run(WORKFLOW, problem, seed=(0, number)) for number, problem in enumerate(problems)]
+    executions = await asyncio.gather(*runs)
+    failed = [execution.error for execution in executions if execution.outcome != Outcome.SCORED]
+    left = len(asyncio.all_tasks()) - 1
+    if failed or left:
+        raise SystemExit(f"{len(failed)} workflows failed ({failed[:1]}), {left} tasks were left running")
+    return executions
+
+
+def ideal_seconds(workflows: int, in_flight: int, median: float, p95: float) -> float:
+    """Return the makespan of chains of calls, first come first served, on slots that cost nothing."""
+    chance = random.Random(0)
+    spread = log(p95 / median) / 1.6448536
+    ready = [(0.0, number, CALLS) for number in range(workflows)]
+    slots = [0.0] * in_flight
+    end = 0.0
+    while ready:
+        asked, number, left = heapq.heappop(ready)
+        done = max(asked, heapq.heappop(slots)) + median * exp(spread * chance.gauss(0.0, 1.0))
+        heapq.heappush(slots, done)
+        end = max(end, done)
+        if left > 1:
+            heapq.heappush(ready, (done, number, left - 1))
+    return end
+
+
+def peak_mb() -> float:
+    """Return this process's peak of resident memory in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
