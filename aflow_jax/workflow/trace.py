@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import fsum
+from typing import Any
 
 from aflow_jax.llm import Reply
 from aflow_jax.workflow.outcome import Outcome
@@ -23,6 +24,10 @@ class Usage:
     def tokens(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields as plain data for JSON."""
+        return asdict(self)
 
     @classmethod
     def of(cls, replies: Iterable[Reply]) -> Usage:
@@ -82,6 +87,10 @@ class OperatorCall:
     def usage(self) -> Usage:
         """What the call spent."""
         return Usage(self.calls, self.prompt_tokens, self.completion_tokens, self.usd)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields as plain data for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 
 import pytest
@@ -219,6 +220,15 @@ class TestFaults:
         assert execution.usage.calls == sum(call.calls for call in execution.trace) == 4
         assert execution.usage.prompt_tokens == sum(call.prompt_tokens for call in execution.trace)
         assert execution.usage.usd == pytest.approx(0.004)
+
+
+def test_a_trace_can_be_written_as_json():
+    endpoint = ScriptedEndpoint([solution("1"), solution("2"), "<choice>B</choice>"])
+    execution = execute('[Custom("a"), Custom("b")] -> ScEnsemble', endpoint)
+    record = json.loads(json.dumps([call.as_record() for call in execution.trace]))[2]
+    assert record["inputs"] == {"candidates": ["1", "2"]} and record["outputs"]["settled_by"] == "vote"
+    assert (record["operator"], record["calls"], record["solution_after"]) == ("ScEnsemble", 1, "2")
+    assert execution.usage.as_record()["calls"] == 3
 
 
 class TestTime:
