@@ -5,11 +5,14 @@ adapter changes nothing.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.errors import UserError
@@ -72,17 +75,7 @@ def init_adapter(
         raise UserError(f"lora_rank must be at least 1, found {rank}")
     if not 0 <= dropout < 1:
         raise UserError(f"lora_dropout must be in [0, 1), found {dropout}")
-    sizes = target_sizes(config)
-    layers = config.num_hidden_layers
-    weights = {}
-    for name in names:
-        width_in, width_out = sizes[name]
-        bound = width_in**-0.5
-        a = jax.random.uniform(
-            jax.random.fold_in(key, TARGETS.index(name)), (layers, width_in, rank), jnp.float32, -bound, bound
-        )
-        weights[name] = {"a": a, "b": jnp.zeros((layers, rank, width_out), jnp.float32)}
-    return Adapter(weights=weights, scale=alpha / rank, dropout=dropout)
+    return Adapter(weights=_initial_weights(config, rank, names, key), scale=alpha / rank, dropout=dropout)
 
 
 def parse_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
@@ -115,6 +108,24 @@ def target_sizes(config: Qwen2Config) -> dict[str, tuple[int, int]]:
 def parameter_count(tree: Any) -> int:
     """Return the number of numbers in a pytree of arrays or of their shapes (`jax.eval_shape`)."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rank", "names"))
+def _initial_weights(
+    config: Qwen2Config, rank: int, names: tuple[str, ...], key: PRNGKeyArray
+) -> dict[str, dict[str, Array]]:
+    sizes = target_sizes(config)
+    shapes = {name: (config.num_hidden_layers, sizes[name][0], rank) for name in names}
+    # One draw for all: each random draw of another shape costs XLA a second of compilation.
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = jnp.split(jax.random.uniform(key, (int(ends[-1]),), jnp.float32, -1, 1), ends[:-1])
+    return {
+        name: {
+            "a": part.reshape(shape) * sizes[name][0] ** -0.5,
+            "b": jnp.zeros((config.num_hidden_layers, rank, sizes[name][1]), jnp.float32),
+        }
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 def low_rank_delta(

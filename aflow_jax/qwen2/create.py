@@ -10,9 +10,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.model import init_random
+from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.weights import save_config, save_weights
 
+_EMBEDDING_DEVIATION = 0.2
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 # How Qwen2 cuts text before byte-pair merges: contractions, words, single digits, punctuation, line ends, spaces.
@@ -94,7 +95,22 @@ def create_checkpoint(
         "do_sample": True,
     }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    save_weights(init_random(config, jax.random.key(seed), jnp.float32), folder)
+    save_weights(_with_range(init_random(config, jax.random.key(seed), jnp.float32)), folder)
+
+
+def _with_range(model: Qwen2) -> Qwen2:
+    """Scale the random weights so that an adapter on them can learn.
+
+    With deviation 0.02 a small model's logits cannot leave ±3, whatever an adapter adds, since its embedding's rows are
+    so short. Here projections keep the variance of what passes through them, and rows of the embedding have length
+    about 2 at width 128.
+    """
+    model.embedding.set_value(model.embedding.get_value() * (_EMBEDDING_DEVIATION / 0.02))
+    for name, weight in model.layers.items():
+        if name.endswith("proj"):
+            value = weight.get_value()
+            weight.set_value(value / 0.02 * value.shape[1] ** -0.5)
+    return model
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

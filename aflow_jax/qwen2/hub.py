@@ -44,5 +44,5 @@ def _download(name: str) -> Path:
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"base_model {name}: cannot download from {constants.ENDPOINT} ({cause}): put its config.json, tokenizer "
-            "files and *.safetensors into a folder and give its path, or set HF_ENDPOINT to a mirror that can be reached"
+            "files and *.safetensors into a folder and give its path, or set HF_ENDPOINT to a mirror within reach"
         ) from None

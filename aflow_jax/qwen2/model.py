@@ -4,11 +4,13 @@ A `Qwen2` is a pytree: pass it through `jax.jit` as an argument, never as a clos
 constants of the program.
 """
 
-import zlib
+import functools
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -167,28 +169,37 @@ class Qwen2(nnx.Module):
         return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def init_random(config: Qwen2Config, key: PRNGKeyArray, dtype: jnp.dtype = jnp.float32) -> Qwen2:
     """Make a model with random weights, as transformers does: normal of deviation 0.02, norms 1, biases 0.
 
-    Jittable; `jax.eval_shape` of it gives the shapes of any size without memory.
+    `jax.eval_shape` of it gives the shapes of any size without memory.
     """
+    shapes = layer_shapes(config)
+    layers, table = config.num_hidden_layers, (config.vocab_size, config.hidden_size)
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
 
-    def normal(name: str, shape: tuple[int, ...]) -> Array:
-        # Named keys: a weight does not depend on which other weights there are.
-        named = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        return (0.02 * jax.random.normal(named, shape, jnp.float32)).astype(dtype)
+    def normal(key: PRNGKeyArray, size: int) -> Float[Array, "size"]:
+        return (0.02 * jax.random.normal(key, (size,), jnp.float32)).astype(dtype)
 
-    def initial(name: str, shape: tuple[int, ...]) -> Array:
-        stacked = (config.num_hidden_layers, *shape)
-        if name.endswith("layernorm"):
-            return jnp.ones(stacked, dtype)
-        return jnp.zeros(stacked, dtype) if name.endswith("bias") else normal(name, stacked)
-
-    table = (config.vocab_size, config.hidden_size)
+    # One draw a layer, cut into its matrices: each random draw of another shape costs XLA a second of compilation.
+    layer_key, table_key = jax.random.split(key)
+    sizes = [math.prod(shape) for shape in matrices.values()]
+    draws = jax.lax.map(lambda key: normal(key, sum(sizes)), jax.random.split(layer_key, layers))
+    parts = jnp.split(draws, np.cumsum(sizes)[:-1], axis=1)
+    weights = {
+        name: jnp.full((layers, *shape), 1 if name.endswith("layernorm") else 0, dtype)
+        for name, shape in shapes.items()
+    }
+    weights |= {name: part.reshape(layers, *matrices[name]) for name, part in zip(matrices, parts, strict=True)}
+    tables = jax.lax.map(
+        lambda key: normal(key, math.prod(table)).reshape(table),
+        jax.random.split(table_key, 1 if config.tie_word_embeddings else 2),
+    )
     return Qwen2(
         config,
-        embedding=normal("embedding", table),
-        layers={name: initial(name, shape) for name, shape in layer_shapes(config).items()},
+        embedding=tables[0],
+        layers=weights,
         final_norm=jnp.ones((config.hidden_size,), dtype),
-        lm_head=None if config.tie_word_embeddings else normal("lm_head", table),
+        lm_head=None if config.tie_word_embeddings else tables[1],
     )

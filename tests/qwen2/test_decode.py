@@ -1,0 +1,68 @@
+"""Prefill and decoding give what one full forward pass gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_models import SHAPES, VOCABULARY, make_model
+
+from aflow_jax.qwen2 import KVCache, decode_step, empty_cache, init_adapter
+
+PROMPT_LENGTHS = np.array([6, 1, 4], np.int32)
+STEP = jax.jit(lambda model, tokens, positions, cache: model.decode_step(tokens, positions, cache))
+PROMPT_WIDTH, CACHE_LENGTH, STEPS = 8, 16, 5
+
+
+@pytest.mark.parametrize(
+    ("name", "with_adapter"), [("heads 14 over 2, tied (0.5B)", True), ("heads 8 over 1, untied", False)]
+)
+def test_prefill_then_decoding_equals_the_full_forward_pass(name, with_adapter, tmp_path):
+    model = make_model(SHAPES[name].config(), tmp_path)
+    adapter = None
+    if with_adapter:
+        adapter = init_adapter(model.config, 4, 8, "q_proj,v_proj,o_proj,up_proj", jax.random.key(0), dropout=0.5)
+        adapter = adapter.replace_weights(jax.tree.map(lambda leaf: leaf + 0.05, adapter.weights))
+    rows = np.random.default_rng(0).integers(0, VOCABULARY, (3, CACHE_LENGTH)).astype(np.int32)
+
+    full = np.asarray(jax.jit(lambda model, adapter: model.logits(rows, None, adapter))(model, adapter))
+    prefill = jax.jit(lambda model, adapter, tokens: model.prefill(
+        tokens, PROMPT_LENGTHS, adapter, cache_length=CACHE_LENGTH))  # fmt: skip
+    hidden, cache = prefill(model, adapter, rows[:, :PROMPT_WIDTH])
+    weights = jax.jit(lambda model, adapter: model.unstacked(adapter))(model, adapter)
+    step = jax.jit(decode_step)
+
+    for count in range(STEPS):
+        expected = full[np.arange(3), PROMPT_LENGTHS - 1 + count]
+        np.testing.assert_allclose(weights.unembed(hidden), expected, atol=1e-5 * np.abs(full).max(), rtol=0)
+        positions = PROMPT_LENGTHS + count
+        hidden, cache = step(weights, rows[np.arange(3), positions], positions, cache)
+
+
+def test_decoding_from_an_empty_cache_needs_no_prefill(tmp_path):
+    model = make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path)
+    rows = np.random.default_rng(1).integers(0, VOCABULARY, (2, 6)).astype(np.int32)
+    cache = empty_cache(model.config, batch=2, length=8, dtype=model.dtype)
+    for at in range(6):
+        hidden, cache = STEP(model, rows[:, at], np.full(2, at, np.int32), cache)
+    logits = jax.jit(lambda model: model.logits(rows))(model)
+    np.testing.assert_allclose(model.unembed(hidden), logits[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_lies_in_the_cache_behind_a_row_does_not_matter(tmp_path):
+    model = make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path)
+    rows = np.random.default_rng(1).integers(0, VOCABULARY, (2, 5)).astype(np.int32)
+    lengths = np.array([5, 2], np.int32)
+    _, clean = jax.jit(lambda model: model.prefill(rows, lengths, cache_length=8))(model)
+    behind = np.arange(8) >= lengths[:, None, None, None]
+    dirty = KVCache(
+        keys=tuple(jnp.where(behind, 1e4, keys) for keys in clean.keys),
+        values=tuple(jnp.where(behind.swapaxes(2, 3), 1e4, values) for values in clean.values),
+    )
+    outputs = [STEP(model, rows[:, 0], lengths, cache)[0] for cache in (clean, dirty)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_prompt_wider_than_the_cache_is_refused(tmp_path):
+    model = make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path)
+    with pytest.raises(ValueError, match="cache_length 4"):
+        model.prefill(np.zeros((1, 5), np.int32), np.array([5]), cache_length=4)
