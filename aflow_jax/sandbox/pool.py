@@ -11,7 +11,8 @@ from aflow_jax.errors import UserError
 from aflow_jax.sandbox.backends import Backend, SandboxReport, choose
 from aflow_jax.sandbox.process import Job, ZygoteProcess
 
-SLOTS = max(4, os.cpu_count() or 1)
+# Twice as many jobs, and a zygote has 256 users to give them.
+SLOTS = min(max(4, os.cpu_count() or 1), 128)
 
 
 class Pool:

@@ -128,7 +128,11 @@ class Job:
 
 
 class ZygoteProcess:
-    """The zygote as its parent sees it. Safe to use from several threads."""
+    """The zygote as its parent sees it. Safe to use from several threads.
+
+    Attributes:
+        first_uid: where it runs as root, the job in slot n has the user first_uid + n.
+    """
 
     def __init__(self, settings: dict[str, Any]):
         """Starts it and waits until it is warm. Raises SandboxUnavailable when it does not come up."""
@@ -170,6 +174,7 @@ class ZygoteProcess:
         if "refused" in answer:
             self.close()
             raise BackendRefused(answer["refused"])
+        self.first_uid = answer["first_uid"]
 
     def is_alive(self) -> bool:
         """Whether jobs can still be started on it."""

@@ -1,12 +1,13 @@
 """The walls around a job. Which ones is settled by the parent; what is missing is an error, never left out quietly.
 
-    backend      files                     processes            user             memory, CPU, files    calls
-    namespaces   own root, own scratch     own pid namespace    own uid if root  rlimits, sized tmpfs  seccomp
-    landlock     Landlock                  own uid, Landlock    own uid if root  rlimits               seccomp
-    unsafe       everything is reachable   -                    -                rlimits               -
+backend      files                     processes            user             memory, CPU, files    calls
+namespaces   own root, own scratch     own pid namespace    own uid if root  rlimits, sized tmpfs  seccomp
+landlock     Landlock                  own uid, Landlock    own uid if root  rlimits               seccomp
+unsafe       everything is reachable   -                    -                rlimits               -
 """
 
 import os
+import pathlib
 import resource
 import shutil
 import tempfile
@@ -17,8 +18,8 @@ from .jail import SCRATCH, build_jail, mount_scratch
 from .landlock import Fence
 from .seccomp import Filter
 
-# Each slot's jobs have a user of their own, so that limits by user bind and no job can signal another.
-FIRST_UID = 0x5A00_0000
+# Each slot of each zygote has a user of its own, so that limits by user bind and no job can signal another.
+_FIRST_UID, _UIDS_EACH = 0x4000_0000, 256
 _THREADS, _FILES, _FILE_BYTES = 64, 64, 32 << 20
 
 
@@ -30,6 +31,7 @@ class Unsafe:
         self.base_memory = 0
         self.scratch: dict[int, str] = {}
         self.is_root = os.getuid() == 0
+        self.first_uid = _FIRST_UID + _UIDS_EACH * (os.getpid() & 0x3F_FFFF)
         self.statistics = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def measure(self) -> None:
@@ -59,6 +61,7 @@ class Unsafe:
     def _enter(self, scratch: str) -> None:
         os.chdir(scratch)
         os.environ.update(HOME=scratch, TMPDIR=scratch)
+        tempfile.tempdir = scratch
         os.umask(0o077)
 
     def _limit(self, order: dict[str, Any]) -> None:
@@ -84,11 +87,17 @@ class Landlocked(Unsafe):
         super().__init__(settings)
         self.fence = Fence(settings["readable"], settings["devices"])
         self.filter = Filter()
+        # An interpreter in root's own home would be out of a job's reach, so that it could not import anything. The
+        # capability to read lets it through; which trees it reads is Landlock's to say all the same.
+        hidden = not all(_open_to_others(path) for path in settings["readable"])
+        self.capabilities = (kernel.CAP_DAC_READ_SEARCH,) if hidden else ()
 
     def wall_in(self, order: dict[str, Any]) -> None:
         os.setsid()
         if self.is_root:
-            _change_user(order["slot"], order["scratch"])
+            uid = self.first_uid + order["slot"]
+            os.chown(order["scratch"], uid, uid)
+            _change_user(uid, *self.capabilities)
         self._enter(order["scratch"])
         self._limit(order)
         _settle()
@@ -117,25 +126,30 @@ class Namespaced(Unsafe):
 
     def wall_in(self, order: dict[str, Any]) -> None:
         os.setsid()
-        own = FIRST_UID + order["slot"]
-        mount_scratch(*((own, own) if self.is_root else (os.getuid(), os.getgid())))
         if self.is_root:
-            _change_user(order["slot"], None)
+            uid = self.first_uid + order["slot"]
+            mount_scratch(uid, uid)
+            _change_user(uid)
         else:
-            kernel.drop_capabilities()
+            mount_scratch(os.getuid(), os.getgid())
+            kernel.keep_capabilities()
         self._enter(SCRATCH)
         self._limit(order)
         _settle()
         self.filter.put_on()
 
 
-def _change_user(slot: int, scratch: str | None) -> None:
-    uid = FIRST_UID + slot
-    if scratch is not None:
-        os.chown(scratch, uid, uid)
+def _change_user(uid: int, *capabilities: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)  # drops every capability with it
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1 if capabilities else 0)
+    os.setresuid(uid, uid, uid)
+    kernel.keep_capabilities(*capabilities)
+
+
+def _open_to_others(path: str) -> bool:
+    folders = [path, *(str(parent) for parent in pathlib.Path(path).parents)]
+    return all(os.stat(folder).st_mode & 0o5 for folder in folders)
 
 
 def _settle() -> None:

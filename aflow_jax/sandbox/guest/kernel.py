@@ -22,7 +22,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
 )
 MNT_DETACH = 2
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
+CAP_DAC_READ_SEARCH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -73,8 +74,9 @@ def prctl(option: int, value: int, extra: int = 0) -> None:
     _checked(_libc.prctl(option, *arguments), f"prctl {option}")
 
 
-def drop_capabilities() -> None:
-    """Gives up every capability, for good once no_new_privs is set."""
+def keep_capabilities(*kept: int) -> None:
+    """Gives up every capability but these, for good once no_new_privs is set."""
+    bits = sum(1 << number for number in kept)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)()
+    data = (ctypes.c_uint32 * 6)(bits, bits, 0, 0, 0, 0)  # effective, permitted, inheritable, then the upper halves
     syscall(_CAPSET[os.uname().machine], ctypes.byref(header), ctypes.byref(data))

@@ -42,7 +42,7 @@ def run_source(source: str, module_name: str, filename: str) -> dict:
     module = types.ModuleType(module_name)
     sys.modules[module_name] = module
     # inspect.getsource and tracebacks find the text here; there is no file.
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    linecache.cache[filename] = (len(source), None, [line + "\n" for line in source.splitlines()], filename)
     exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
     return module.__dict__
 

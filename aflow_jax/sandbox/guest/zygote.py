@@ -33,7 +33,7 @@ def main(control_descriptor: int, settings: dict[str, Any]) -> None:
         return
     _warm_up()
     confinement.measure()
-    control.send(json.dumps({"ready": True}).encode())
+    control.send(json.dumps({"first_uid": confinement.first_uid}).encode())
     Zygote(control, confinement).serve()
 
 

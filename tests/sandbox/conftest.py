@@ -1,0 +1,15 @@
+import pytest
+
+from aflow_jax.errors import UserError
+from aflow_jax.sandbox import configure_sandbox
+
+
+@pytest.fixture(scope="module", params=["namespaces", "landlock"])
+def backend(request):
+    """Each isolating backend that this machine offers."""
+    try:
+        configure_sandbox(request.param)
+    except UserError as error:
+        pytest.skip(str(error))
+    yield request.param
+    configure_sandbox("auto")
