@@ -51,34 +51,44 @@ class ProblemBook:
     """Known problems, indexed by the first words of their questions."""
 
     def __init__(self, entries: list[Entry]) -> None:
-        self._exact: dict[str, Entry] = {}
-        self._anchors: dict[tuple[str, ...], list[tuple[tuple[str, ...], Entry]]] = {}
+        self._twins: dict[tuple[str, ...], list[Entry]] = {}
+        self._anchors: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         self._answers: dict[str, list[str]] = {domain: [] for domain in _DOMAINS}
         for entry in entries:
-            words = tuple(_words(entry.question))
-            if not words:
-                continue
-            self._exact.setdefault(" ".join(words), entry)
-            self._anchors.setdefault(words[:_ANCHOR_WORDS], []).append((words, entry))
+            question = tuple(_words(entry.question))
+            if question not in self._twins:
+                self._anchors.setdefault(question[:_ANCHOR_WORDS], []).append(question)
+            self._twins.setdefault(question, []).append(entry)
             self._answers[entry.domain].append(entry.golds[0])
-        self.size = len(self._exact)
+        self.size = len(entries)
 
-    def find(self, text: str) -> Entry | None:
+    def find(self, text: str, *, evidence: str = "") -> Entry | None:
         """Return the problem whose whole question is in the text, the longest where several are, else None.
 
-        Words are compared; punctuation, case, space and HTML escapes do not matter.
+        Words are compared; punctuation, case, space and HTML escapes do not matter. Of problems that ask the same
+        about different passages, the one whose passage is in `evidence` is meant; failing that, whose answer is.
         """
-        words = _words(text)
-        if (entry := self._exact.get(" ".join(words))) is not None:
-            return entry
-        best: tuple[int, Entry] | None = None
+        words = tuple(_words(text))
+        question = words if words in self._twins else self._longest_question(words)
+        if question is None:
+            return None
+        twins = self._twins[question]
+        if len(twins) == 1:
+            return twins[0]
+        given = " ".join(_words(evidence))
+        by_passage = [entry for entry in twins if entry.context and " ".join(_words(entry.context)) in given]
+        by_answer = [entry for entry in twins if " ".join(_words(entry.golds[0])) in given]
+        return (by_passage or by_answer or twins)[0]
+
+    def _longest_question(self, words: tuple[str, ...]) -> tuple[str, ...] | None:
+        longest: tuple[str, ...] | None = None
         for start in range(len(words)):
             for length in range(1, _ANCHOR_WORDS + 1):
-                for question, entry in self._anchors.get(tuple(words[start : start + length]), ()):
-                    longer = best is None or len(question) > best[0]
-                    if longer and tuple(words[start : start + len(question)]) == question:
-                        best = (len(question), entry)
-        return best[1] if best else None
+                for question in self._anchors.get(words[start : start + length], ()):
+                    longer = longest is None or len(question) > len(longest)
+                    if longer and words[start : start + len(question)] == question:
+                        longest = question
+        return longest
 
     def answers(self, domain: str) -> list[str]:
         """Return the gold answers of a domain's problems, in the file's order."""
@@ -112,7 +122,7 @@ def _read_row(line: str, place: str, count: int) -> Entry:
     if not isinstance(row, dict):
         raise UserError(f"{place}: must be an object with question and answer")
     question, answer = row.get("question", row.get("problem")), row.get("answer", row.get("ground_truth"))
-    if not isinstance(question, str) or not question.strip() or answer is None:
+    if not isinstance(question, str) or not _words(question) or answer is None:
         raise UserError(f"{place}: question or answer is missing")
     domain = _domain(row)
     answer = str(answer)

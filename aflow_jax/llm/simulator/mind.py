@@ -13,7 +13,7 @@ from aflow_jax.llm.simulator.skills import UNLISTED_SKILL
 _OPERATOR = re.compile(r"You are the (\w+) operator of a workflow\.")
 _JUDGE = "You are the judge of an answer."
 _SECTION = re.compile(
-    r"<(problem|question|solution|code|answer|prediction|response)\b[^>]*>\n?(.*?)\n?</\1>", re.DOTALL
+    r"<(problem|question|context|solution|code|answer|prediction|response)\b[^>]*>\n?(.*?)\n?</\1>", re.DOTALL
 )
 _CANDIDATE = re.compile(r'<candidate id="([A-Z]+)">\n?(.*?)\n?</candidate>', re.DOTALL)
 
@@ -65,7 +65,8 @@ class Mind:
 
     def _find(self, sections: Mapping[str, str], text: str) -> Entry | None:
         stated = sections.get("problem") or sections.get("question")
-        return (self._book.find(stated) if stated else None) or self._book.find(text)
+        evidence = sections.get("context") or sections.get("solution") or text
+        return (self._book.find(stated, evidence=evidence) if stated else None) or self._book.find(text, evidence=text)
 
     def _speak(self, prompt: _Prompt) -> str:
         if prompt.operator == "judge":
