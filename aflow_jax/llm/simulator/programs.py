@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aflow_jax.llm.simulator.book import Entry
 
-BUGS = ("returns nothing", "is off by one", "returns its input")
+BUGS = ("returns nothing", "is off by one", "returns its arguments")
 
 
 def reference_program(entry: Entry) -> str:
@@ -45,9 +45,10 @@ def _with_bug(source: str, entry_point: str, bug: str) -> str:
     if function is None or not _returns(function):
         return f"def {entry_point or 'solve'}(*arguments):\n    return None"
     arguments = [*function.args.posonlyargs, *function.args.args]
-    if bug == "returns its input" and arguments:
-        replacement: ast.expr = ast.Name(arguments[0].arg, ast.Load())
-        change = _ChangeReturns(lambda _: replacement)
+    if bug == "returns its arguments" and arguments:
+        # A tuple: the first argument alone would be right wherever a list is sorted in place.
+        names: list[ast.expr] = [ast.Name(argument.arg, ast.Load()) for argument in arguments]
+        change = _ChangeReturns(lambda _: ast.Tuple(names, ast.Load()))
     elif bug == "is off by one":
         change = _ChangeReturns(
             lambda value: ast.Call(ast.Name("nearly", ast.Load()), [value or ast.Constant(None)], [])
