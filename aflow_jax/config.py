@@ -127,7 +127,7 @@ class Evaluation(Section):
 
 
 class CreateModel(Section):
-    """Make a small random Qwen2.5-architecture checkpoint at `base_model` where there is none yet."""
+    """Make a small random Qwen2.5-architecture checkpoint in the run folder, and train that instead of `base_model`."""
 
     hidden_size: int = Field(128, ge=8, description="width of the residual stream")
     intermediate_size: int = Field(512, ge=8, description="width of the MLP")
@@ -170,7 +170,7 @@ class Config(Section):
     run_dir: str | None = Field(None, description="folder of the run; null is runs/<exp_name>")
 
     base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", min_length=1, description="Hugging Face name or local folder")
-    create_model: CreateModel | None = Field(None, description="make a small random model at `base_model` first")
+    create_model: CreateModel | None = Field(None, description="make a small random model to train instead")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the frozen base; auto follows the device"
     )
@@ -293,6 +293,11 @@ class Config(Section):
     def run_folder(self) -> Path:
         """The folder of the run."""
         return Path(self.run_dir or f"runs/{self.exp_name}")
+
+    @property
+    def model_source(self) -> str:
+        """The base model's Hugging Face name or folder."""
+        return str(self.run_folder / "model") if self.create_model else self.base_model
 
     @property
     def max_new_tokens(self) -> int:

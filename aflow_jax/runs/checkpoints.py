@@ -1,7 +1,7 @@
 """Checkpoints of the training state: Orbax folders `step_N`, each with a manifest written after its commit.
 
-Orbax commits a folder atomically, but restores a flipped byte or a changed shape without a word. The manifest holds the
-SHA-256 of every file and the shape and dtype of every array; a folder counts as a checkpoint only if it has one and agrees.
+Orbax commits a folder atomically, but restores a flipped byte or a changed shape without a word. The manifest holds
+the SHA-256 of every file and the shape and dtype of every array; a folder is a checkpoint only if it agrees with one.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def restore(path: Path, like: Any) -> Any:
     """Return the state saved at `path`, in the structure, shapes, dtypes and shardings of `like`.
 
     Raises:
-        UserError: the path is not a checkpoint, or holds arrays of other shapes; the key path, expected and found are named.
+        UserError: the path is not a checkpoint, or holds arrays of other shapes: names key path, expected, found.
     """
     saved, wanted = read_manifest(path)["arrays"], describe(like)
     for key in sorted(saved.keys() | wanted.keys()):

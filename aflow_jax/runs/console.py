@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 _SHOWN = {
+    "loss": "loss {:.3f}",
     "reward": "reward {:.3f}",
     "accuracy": "accuracy {:.0%}",
     "workflow/parse_rate": "parsed {:.0%}",
@@ -23,21 +24,17 @@ class RunConsole:
 
     def __init__(self, log: Path) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self._file = logging.FileHandler(log, encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        screen = RichHandler(console=self.console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
         self._logger = logging.getLogger("aflow_jax")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
-        file = logging.FileHandler(log, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        screen = RichHandler(
-            console=self.console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
-        )
-        self._handlers: list[logging.Handler] = [file, screen]
-        for handler in self._handlers:
-            self._logger.addHandler(handler)
+        self._logger.handlers = [self._file, screen]
 
     def say(self, message: str) -> None:
         """Write one line to the screen and to training.log."""
-        self._logger.info(message)
+        self._logger.info("%s", message)
 
     def progress(self, stage: str, total: int, *, completed: int = 0) -> StageProgress:
         """Return a context manager that shows how far a stage is."""
@@ -52,16 +49,13 @@ class RunConsole:
             table.add_row(*row)
         self.console.print(table)
         for row in rows:
-            record = "%s: %s", title, ", ".join(f"{column} {cell}" for column, cell in zip(columns, row, strict=True))
-            self._handlers[0].handle(
-                self._logger.makeRecord(self._logger.name, logging.INFO, "", 0, record[0], record[1:], None)
-            )
+            line = f"{title}: " + ", ".join(f"{column} {cell}" for column, cell in zip(columns, row, strict=True))
+            self._file.handle(logging.LogRecord("aflow_jax", logging.INFO, "", 0, line, None, None))
 
     def close(self) -> None:
         """Let the log file go."""
-        for handler in self._handlers:
-            self._logger.removeHandler(handler)
-            handler.close()
+        self._logger.handlers = []
+        self._file.close()
 
 
 class StageProgress:

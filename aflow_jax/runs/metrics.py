@@ -42,7 +42,7 @@ def _step(line: str) -> float:
 
 
 class WandbLog:
-    """A Weights & Biases run: online with WANDB_API_KEY in the environment, else offline. Its failures never stop training."""
+    """A Weights & Biases run: online with WANDB_API_KEY in the environment, else offline; it never stops training."""
 
     def __init__(self, *, project: str, name: str, folder: Path, config: dict[str, Any]) -> None:
         import wandb  # half a second to import: only where it is used

@@ -1,0 +1,249 @@
+"""From settings to the parts that commands work with: problems, the executor LLM, the policy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from aflow_jax.config import Config
+from aflow_jax.errors import UserError
+from aflow_jax.grpo import Learner, LearnerSettings
+from aflow_jax.llm import Budget, Endpoint, LLMClient, SimulatorProcess, load_endpoint, start_simulator
+from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems, save_problems
+from aflow_jax.qwen2 import (
+    Adapter,
+    Qwen2,
+    Tokenizer,
+    create_checkpoint,
+    init_adapter,
+    load_pretrained,
+    load_tokenizer,
+    resolve_model,
+)
+from aflow_jax.rewards import Grader, Judge
+from aflow_jax.sampling import Engine, SamplingParams
+from aflow_jax.workflow import Executor, Limits, answer_text, policy_messages
+from aflow_jax.workflow.warm_start import standard_workflows
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ProblemSets:
+    """Training problems and held-out ones; no problem is in both."""
+
+    train: list[Problem]
+    test: list[Problem]
+
+
+def load_problem_sets(config: Config, say: Say) -> ProblemSets:
+    """Read or generate the problems, and take the held-out ones out of the training set."""
+    if config.synthetic_data:
+        train = generate_problems(None, config.synthetic_data.train, config.seed, split="train")
+        test = generate_problems(None, config.synthetic_data.test, config.seed, split="test")
+    else:
+        train = load_problems(_existing("train_dataset", config.train_dataset))
+        test = load_problems(_existing("test_dataset", config.test_dataset)) if config.test_dataset else []
+    train, removed = decontaminate(train, test)
+    if not train:
+        raise UserError("train_dataset: every problem is in test_dataset too, so none is left to train on")
+    if config.evaluation.problems:
+        test = test[: config.evaluation.problems]
+    say(f"problems: {len(train)} to train on, {len(test)} held out; {removed} removed from training as held out")
+    return ProblemSets(train, test)
+
+
+def _existing(key: str, path: str) -> str:
+    if not Path(path).is_file():
+        raise UserError(
+            f"{key} {path}: no such file: give a JSONL file of problems, or set synthetic_data to generate some"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class ExecutorParts:
+    """The executor LLM and what works with it."""
+
+    client: LLMClient
+    judge_client: LLMClient
+    executor: Executor
+    grader: Grader
+    budget: Budget
+
+
+@asynccontextmanager
+async def open_executor(config: Config, problems: ProblemSets, say: Say) -> AsyncIterator[ExecutorParts]:
+    """Connect to the executor LLM and check that it answers; where settings say so, start the simulator first.
+
+    Raises:
+        UserError: an endpoint is missing, refuses the key or cannot be reached.
+    """
+    simulator = _start_simulator(config, problems, say) if config.simulator else None
+    budget = Budget(**config.budget.model_dump())
+    clients: dict[str, LLMClient] = {}
+    try:
+        for name in (config.aflow_executor_model, config.judge_model or config.aflow_executor_model):
+            if name not in clients:
+                clients[name] = LLMClient(
+                    _endpoint(config, name, simulator),
+                    max_concurrency=config.max_concurrent_calls,
+                    timeout=config.call_timeout,
+                    budget=budget,
+                )
+                await clients[name].check()
+        client, judge_client = (
+            clients[config.aflow_executor_model],
+            clients[config.judge_model or config.aflow_executor_model],
+        )
+        executor = Executor(
+            client,
+            operators=config.aflow_operators,
+            timeout=config.execution_timeout,
+            max_calls_in_flight=config.max_concurrent_calls,
+            max_sandboxes_in_flight=config.max_concurrent_sandboxes,
+        )
+        grader = Grader(Judge(judge_client), weights=config.reward_weights.model_dump())
+        yield ExecutorParts(client, judge_client, executor, grader, budget)
+    finally:
+        for client in clients.values():
+            await client.aclose()
+        if simulator:
+            simulator.stop()
+
+
+def _start_simulator(config: Config, problems: ProblemSets, say: Say) -> SimulatorProcess:
+    settings = config.simulator
+    path = config.run_folder / "simulator_problems.jsonl"
+    save_problems(path, [*problems.train, *problems.test])
+    latency = (settings.latency_median, settings.latency_p95) if settings.latency_median else None
+    simulator = start_simulator(path, seed=config.seed, skills=settings.skills, latency=latency, faults=settings.faults)
+    say(f"executor: the simulator at {simulator.base_url} stands in for an LLM; it knows the answers")
+    return simulator
+
+
+def _endpoint(config: Config, name: str, simulator: SimulatorProcess | None) -> Endpoint:
+    return simulator.endpoint() if simulator else load_endpoint(config.aflow_config_path, name)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model that writes workflows, and how its prompts are made."""
+
+    config: Config
+    model: Qwen2
+    tokenizer: Tokenizer
+
+    def prompt_tokens(self, problem: Problem) -> tuple[int, ...]:
+        """Return the prompt for a problem."""
+        return tuple(self.tokenizer.encode_chat(policy_prompt(self.config, problem)))
+
+    def answer_tokens(self, text: str) -> list[int]:
+        """Return an answer's tokens with the end token, as the policy is to write it."""
+        return [*self.tokenizer.encode_text(text), self.tokenizer.eos_token_ids[0]]
+
+    def new_adapter(self) -> Adapter:
+        """Return a new adapter, which changes nothing yet."""
+        config = self.config
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        return init_adapter(
+            self.model.config, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
+        )
+
+    def engine(self) -> Engine:
+        """Return a sampling engine for this model."""
+        config = self.config
+        return Engine(
+            self.model,
+            self.tokenizer,
+            slots=config.sampling_slots,
+            prompt_max_length=config.prompt_max_length,
+            long_prompts=config.prompt_overflow,
+        )
+
+    def sampling_params(self, temperature: float) -> SamplingParams:
+        """Return how answers are sampled at a temperature."""
+        generation = self.config.generation_config
+        return SamplingParams(
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            stop_token_ids=self.tokenizer.eos_token_ids,
+        )
+
+
+def load_policy(config: Config, problems: ProblemSets, say: Say) -> Policy:
+    """Load the base model and its tokenizer, making a small random one first where settings say so."""
+    if config.create_model and not Path(config.model_source).exists():
+        _create_model(config, problems)
+        say(f"model: a small random Qwen2.5-architecture checkpoint is made in {config.model_source}")
+    folder = resolve_model(config.model_source)
+    model = load_pretrained(folder, dtype=config.dtype, quantization=config.quantization)
+    shape = model.config
+    say(
+        f"model: {config.model_source}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
+        f"{model.dtype} on {jax.devices()[0].device_kind}"
+    )
+    return Policy(config, model, load_tokenizer(folder))
+
+
+def learner_settings(config: Config) -> LearnerSettings:
+    """Return how GRPO updates the adapter."""
+    rollouts = config.rollout_batch_size * config.num_return_sequences_in_group
+    return LearnerSettings(
+        learning_rate=config.learning_rate,
+        max_steps=max(config.max_steps, 1),
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        loss_type=config.loss_type,
+        clip_low=config.clip_range,
+        clip_high=config.clip_range_high or config.clip_range,
+        kl_coef=config.kl_loss_coef,
+        kl_estimator=config.kl_estimator,
+        max_completion_length=config.max_new_tokens,
+        mask_truncated=config.mask_truncated,
+        ppo_epochs=config.ppo_epochs,
+        microbatch_size=-(-rollouts // config.gradient_accumulation_steps),
+        remat="full" if config.gradient_checkpointing else "none",
+        seed=config.seed,
+    )
+
+
+def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Learner:
+    """Return the learner of the supervised stage before GRPO."""
+    stage = config.warm_start
+    settings = LearnerSettings(
+        learning_rate=stage.learning_rate,
+        max_steps=stage.steps,
+        warmup_steps=min(10, stage.steps // 10),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        microbatch_size=-(-stage.batch_size // config.gradient_accumulation_steps),
+        remat="full" if config.gradient_checkpointing else "none",
+        seed=config.seed,
+    )
+    return Learner(policy.model, adapter, settings)
+
+
+def policy_prompt(config: Config, problem: Problem) -> list[dict[str, str]]:
+    """Return the chat messages that ask the policy for a workflow."""
+    return policy_messages(problem, config.aflow_operators, style=config.prompt_style, limits=workflow_limits(config))
+
+
+def workflow_limits(config: Config) -> Limits:
+    """Return the bounds of a workflow."""
+    return Limits(**config.workflow_limits.model_dump())
+
+
+def _create_model(config: Config, problems: ProblemSets) -> None:
+    prompts = [message["content"] for problem in problems.train for message in policy_prompt(config, problem)]
+    answers = [answer_text(workflow) for workflow in standard_workflows(config.aflow_operators)]
+    # Answers are few beside prompts: repeated, they get tokens of their own and stay short.
+    texts = prompts + answers * len(problems.train)
+    create_checkpoint(config.model_source, texts=texts, seed=config.seed, **config.create_model.model_dump())

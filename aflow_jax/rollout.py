@@ -1,0 +1,151 @@
+"""Rollouts: sample workflows, run each as soon as its text is complete, grade the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aflow_jax.problems import Problem
+from aflow_jax.qwen2 import Adapter
+from aflow_jax.rewards import Grade, Grader
+from aflow_jax.sampling import Completion, Engine, Request, SamplingParams
+from aflow_jax.workflow import Execution, Executor, Limits, Outcome, Workflow, WorkflowError, parse_completion
+from aflow_jax.workflow import format as format_workflow
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One workflow written for one problem, from its text to its grade.
+
+    Attributes:
+        problem: what was asked.
+        completion: what the policy wrote.
+        workflow: its graph; None where the text is not a workflow, and `fault` says why.
+        execution: how it ran; where it could not run, the outcome alone.
+        grade: correctness and reward.
+    """
+
+    problem: Problem
+    completion: Completion
+    workflow: Workflow | None
+    fault: WorkflowError | None
+    execution: Execution
+    grade: Grade
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the rollout ended."""
+        return self.execution.outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutCollector:
+    """Makes rollouts: the engine samples in a thread while the executor runs what is complete on the event loop.
+
+    Attributes:
+        engine: samples the policy's texts.
+        executor: runs workflows.
+        grader: grades answers.
+        operators: the names that workflows may use.
+        limits: bounds of a workflow.
+        prompt_tokens: makes the policy's prompt for a problem.
+    """
+
+    engine: Engine
+    executor: Executor
+    grader: Grader
+    operators: tuple[str, ...]
+    limits: Limits
+    prompt_tokens: Callable[[Problem], tuple[int, ...]]
+
+    async def collect(
+        self,
+        problems: Sequence[Problem],
+        *,
+        samples: int,
+        seed: tuple[int, ...],
+        params: SamplingParams,
+        adapter: Adapter | None,
+    ) -> list[Rollout]:
+        """Return `samples` rollouts for each problem, in the order of problems and samples whatever ends first.
+
+        All randomness follows from `seed`, the problem's position and the sample's number.
+        """
+        seeds = [tuple((*seed, position, sample) for sample in range(samples)) for position in range(len(problems))]
+        requests = [
+            Request(prompt_tokens=self.prompt_tokens(problem), seeds=own)
+            for problem, own in zip(problems, seeds, strict=True)
+        ]
+        async with asyncio.TaskGroup() as group:
+            tasks = {}
+            async for completion in self._sample(requests, params, adapter):
+                place = (completion.request, completion.sample)
+                problem = problems[completion.request]
+                tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
+        return [tasks[place].result() for place in sorted(tasks)]
+
+    async def _run(self, problem: Problem, completion: Completion, seed: tuple[int, ...]) -> Rollout:
+        workflow = fault = None
+        try:
+            workflow = parse_completion(completion.text, operators=self.operators, limits=self.limits)
+        except WorkflowError as error:
+            fault, execution = error, Execution.not_run(Outcome(error.code))
+        else:
+            execution = await self.executor.run(workflow, problem, seed=seed)
+        execution, grade = await self.grader.grade(problem, completion.text, workflow, fault, execution)
+        return Rollout(problem, completion, workflow, fault, execution, grade)
+
+    async def _sample(
+        self, requests: list[Request], params: SamplingParams, adapter: Adapter | None
+    ) -> AsyncIterator[Completion]:
+        """Yield completions as they end; the device is driven from a thread, so the event loop stays free."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Queue[Completion | None] = asyncio.Queue()
+        stopped = threading.Event()
+
+        def drive() -> None:
+            completions = self.engine.generate(requests, params, adapter=adapter)
+            try:
+                for completion in completions:
+                    loop.call_soon_threadsafe(ended.put_nowait, completion)
+                    if stopped.is_set():
+                        break
+            finally:
+                completions.close()
+                loop.call_soon_threadsafe(ended.put_nowait, None)
+
+        driving = loop.run_in_executor(None, drive)
+        try:
+            while (completion := await ended.get()) is not None:
+                yield completion
+        finally:
+            stopped.set()
+            await asyncio.shield(driving)
+
+
+def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:
+    """Return a rollout as plain data, for the files in rollouts/."""
+    execution, grade = rollout.execution, rollout.grade
+    return {
+        "problem": {"id": rollout.problem.id, "source": rollout.problem.source, "domain": rollout.problem.domain},
+        "question": rollout.problem.question,
+        "gold": rollout.problem.answer,
+        "text": rollout.completion.text,
+        "tokens": len(rollout.completion.tokens),
+        "finish_reason": rollout.completion.finish_reason,
+        "workflow": None if rollout.workflow is None else format_workflow(rollout.workflow),
+        "fault": None if rollout.fault is None else str(rollout.fault),
+        "outcome": str(execution.outcome),
+        "error": execution.error,
+        "answer": execution.answer,
+        "trace": [asdict(call) for call in execution.trace],
+        "usage": asdict(execution.usage),
+        "correctness": grade.correctness,
+        "components": grade.components,
+        "reward": grade.reward,
+        "judged": grade.judged,
+        "advantage": advantage,
+    }

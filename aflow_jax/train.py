@@ -1,0 +1,351 @@
+"""Train a policy to write workflows: python -m aflow_jax.train --config FILE [--resume PATH|latest] [key=value …]
+
+Exit codes: 0 the run is complete; 2 a mistake that the user can mend; 3 stopped early with a checkpoint (budget spent,
+too many void rollouts); 130 stopped by Ctrl-C, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aflow_jax.assembly import (
+    ExecutorParts,
+    Policy,
+    ProblemSets,
+    learner_settings,
+    load_policy,
+    load_problem_sets,
+    open_executor,
+    warm_start_learner,
+    workflow_limits,
+)
+from aflow_jax.config import Config, load_config
+from aflow_jax.errors import UserError
+from aflow_jax.grpo import Batch, Learner, workflow_aware_advantages
+from aflow_jax.llm import BudgetExhausted
+from aflow_jax.problems import BatchSchedule
+from aflow_jax.rewards import FEATURES, GradingUnavailable, workflow_features
+from aflow_jax.rollout import Rollout, RolloutCollector, as_record
+from aflow_jax.rollout_metrics import rollout_metrics
+from aflow_jax.runs import (
+    Checkpoints,
+    MetricsFile,
+    RunConsole,
+    RunFolder,
+    WandbLog,
+    figures,
+    newest,
+    read_manifest,
+    restore,
+    write_rollouts,
+)
+from aflow_jax.workflow import demonstrations, load_demonstrations
+
+# Streams of randomness: what is sampled for training never repeats in an evaluation.
+TRAINING, EVALUATION = 0, 1
+
+
+class StoppedEarly(Exception):
+    """The run cannot go on as it is; its state is saved and the message says what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aflow_jax.train",
+        description="Train a Qwen2.5 policy to write agent workflows, with GRPO.",
+        epilog="example: python -m aflow_jax.train --config configs/quickstart.yaml max_steps=10 run_dir=runs/mine",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML settings")
+    parser.add_argument("--resume", metavar="PATH|latest", help="go on from a checkpoints/step_N folder, or the newest")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        return asyncio.run(run(config, resume=options.resume))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+async def run(config: Config, *, resume: str | None) -> int:
+    """Train as the settings say; return the exit code."""
+    folder = RunFolder(config.run_folder, resuming=resume is not None)
+    console = RunConsole(folder.log)
+    try:
+        start = _starting_point(folder, resume, console)
+        folder.write_config(config.to_yaml())
+        problems = load_problem_sets(config, console.say)
+        async with open_executor(config, problems, console.say) as parts:
+            policy = load_policy(config, problems, console.say)
+            trainer = Trainer(config, folder, console, problems, parts, policy)
+            return await trainer.train(start)
+    finally:
+        console.close()
+        folder.release()
+
+
+def _starting_point(folder: RunFolder, resume: str | None, console: RunConsole) -> Path | None:
+    """Return the checkpoint to go on from, checked; None for a new run."""
+    if resume is None:
+        return None
+    path = newest(folder.checkpoints, report=console.say) if resume == "latest" else Path(resume)
+    read_manifest(path)
+    return path
+
+
+class Trainer:
+    """The training loop: problems → workflows → runs → grades → advantages → update."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        console: RunConsole,
+        problems: ProblemSets,
+        parts: ExecutorParts,
+        policy: Policy,
+    ) -> None:
+        self.config, self.folder, self.console, self.policy, self.parts = config, folder, console, policy, parts
+        self.problems = problems
+        self.schedule = BatchSchedule(problems.train, config.domain_ratios, config.rollout_batch_size, config.seed)
+        self.collector = RolloutCollector(
+            engine=policy.engine(),
+            executor=parts.executor,
+            grader=parts.grader,
+            operators=tuple(config.aflow_operators),
+            limits=workflow_limits(config),
+            prompt_tokens=policy.prompt_tokens,
+        )
+        self.learner = Learner(policy.model, policy.new_adapter(), learner_settings(config))
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
+        self.step = 0  # the last complete step
+        self.saved: int | None = None
+        self.evaluations: dict[int, dict[str, float]] = {}
+        self.recent_voids: deque[int] = deque(maxlen=config.void_limit.window)
+
+    async def train(self, start: Path | None) -> int:
+        """Run the stages from the start, or from a checkpoint; return the exit code. Whatever stops it, it saves."""
+        config, say = self.config, self.console.say
+        started = time.perf_counter()
+        if start is not None:
+            self.learner.state = restore(start, self.learner.state)
+            self.step = self.saved = read_manifest(start)["step"]
+            say(f"resumed: step {self.step} from {start}")
+        self.metrics = MetricsFile(self.folder.metrics, first_step=self.step + 1 if start else 0)
+        self.wandb = self._open_wandb()
+        try:
+            if start is None:
+                await self._begin()
+            with self.console.progress("training", config.max_steps, completed=self.step) as progress:
+                while self.step < config.max_steps:
+                    progress.advance(await self.train_step(self.step + 1))
+            self.save()
+            self._summarise(time.perf_counter() - started)
+            return 0
+        except asyncio.CancelledError:
+            self.save()
+            say(f"stopped at step {self.step}; go on with --resume latest")
+            return 130
+        except (StoppedEarly, BudgetExhausted) as reason:
+            self.save()
+            say(f"stopped at step {self.step}: {reason}; go on with --resume latest")
+            return 3
+        finally:
+            self.checkpoints.close()
+            if self.wandb:
+                self.wandb.close()
+
+    async def _begin(self) -> None:
+        """Warm start, first evaluation, first checkpoint: step 0."""
+        metrics = self.warm_start() if self.config.warm_start else {}
+        if self.config.eval_every:
+            metrics |= await self.evaluate(0)
+        self._write(0, metrics)
+        self.save()
+
+    async def train_step(self, step: int) -> dict[str, float]:
+        """Make one GRPO step, numbered from 1; return its metrics."""
+        config, started = self.config, time.perf_counter()
+        temperature = config.temperature_schedule.at(step - 1)
+        rollouts = await self.collector.collect(
+            self.schedule.batch(step - 1),
+            samples=config.num_return_sequences_in_group,
+            seed=(config.seed, TRAINING, step),
+            params=self.policy.sampling_params(temperature),
+            adapter=self.learner.adapter,
+        )
+        advantages = await self._advantages(rollouts)
+        collected = time.perf_counter()
+        update = self.learner.update(_as_batch(rollouts, advantages), temperature)
+        self.step = step
+        write_rollouts(self.folder.rollouts, f"step_{step:06d}", map(as_record, rollouts, advantages))
+        metrics = rollout_metrics(rollouts, config.num_return_sequences_in_group) | update | self._spending()
+        metrics |= {"temperature": temperature, "time/rollout": collected - started}
+        metrics |= {"time/update": time.perf_counter() - collected}
+        if config.eval_every and (step % config.eval_every == 0 or step == config.max_steps):
+            metrics |= await self.evaluate(step)
+        metrics["step_time"] = time.perf_counter() - started
+        self._write(step, metrics)
+        if step % config.save_every == 0:
+            self.save()
+        self._watch_voids(rollouts)
+        return metrics
+
+    def warm_start(self) -> dict[str, float]:
+        """Teach the form of workflows from demonstrations; return the last step's loss and entropy."""
+        config, stage = self.config, self.config.warm_start
+        if stage.demonstrations:
+            pairs = load_demonstrations(stage.demonstrations, config.aflow_operators, workflow_limits(config))
+        else:
+            pairs = demonstrations(self.problems.train, config.aflow_operators, config.seed)
+        learner = warm_start_learner(config, self.policy, self.learner.adapter)
+        order, metrics = random.Random(f"{config.seed}/warm start"), {}
+        with self.console.progress("warm start", stage.steps) as progress:
+            for step in range(1, stage.steps + 1):
+                chosen = [pairs[order.randrange(len(pairs))] for _ in range(stage.batch_size)]
+                batch = Batch.from_rollouts(
+                    prompts=[self.policy.prompt_tokens(problem) for problem, _ in chosen],
+                    completions=(answers := [self.policy.answer_tokens(answer) for _, answer in chosen]),
+                    logprobs=[[0.0] * len(answer) for answer in answers],
+                    advantages=[0.0] * len(answers),
+                )
+                metrics = learner.supervised_update(batch.tokens, batch.lengths, batch.loss_mask)
+                progress.advance({"loss": metrics["loss"]})
+                if step == 1 or step % 50 == 0 or step == stage.steps:
+                    self.console.say(f"warm start {step}/{stage.steps}: loss {metrics['loss']:.3f} nats a token")
+        self.learner = Learner(self.policy.model, learner.adapter, learner_settings(config))
+        return {f"warm_start/{name}": metrics[name] for name in ("loss", "entropy")}
+
+    async def evaluate(self, step: int) -> dict[str, float]:
+        """Return the metrics of the held-out problems, each name with the prefix eval_."""
+        stage, started = self.config.evaluation, time.perf_counter()
+        if not self.problems.test:
+            return {}
+        rollouts = await self.collector.collect(
+            self.problems.test,
+            samples=stage.samples,
+            seed=(self.config.seed, EVALUATION, 0),
+            params=self.policy.sampling_params(stage.temperature),
+            adapter=self.learner.adapter,
+        )
+        metrics = rollout_metrics(rollouts, stage.samples) | self._spending()
+        metrics["time"] = time.perf_counter() - started
+        write_rollouts(self.folder.rollouts, f"eval_{step:06d}", (as_record(rollout, 0.0) for rollout in rollouts))
+        self.evaluations[step] = metrics
+        self.console.say(f"evaluation at step {step}, {len(rollouts)} held-out rollouts: {figures(metrics)}")
+        return {f"eval_{name}": value for name, value in metrics.items()}
+
+    def save(self) -> None:
+        """Save the state of the last complete step, once."""
+        if self.saved == self.step:
+            return
+        self.checkpoints.save(self.step, self.learner.state, details={"exp_name": self.config.exp_name})
+        self.saved = self.step
+
+    async def _advantages(self, rollouts: Sequence[Rollout]) -> np.ndarray:
+        """Return one advantage a rollout, from the rewards and, in tied groups, from the traces."""
+        config, size = self.config, self.config.num_return_sequences_in_group
+        groups = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+        features = [await self._features(group) for group in groups]
+        aware = config.wa_grpo
+        return workflow_aware_advantages(
+            np.array([rollout.grade.reward for rollout in rollouts]),
+            np.concatenate(features),
+            size,
+            alpha=aware.alpha,
+            weights=(
+                aware.diversity_weight,
+                aware.revise_gain_weight,
+                aware.exec_success_weight,
+                aware.efficiency_weight,
+                aware.op_variety_weight,
+            ),
+            scale=config.advantage_scale,
+            clip=config.advantage_clip,
+            void=np.array([rollout.outcome.is_void for rollout in rollouts]),
+        )
+
+    async def _features(self, group: Sequence[Rollout]) -> np.ndarray:
+        workflows, executions = [rollout.workflow for rollout in group], [rollout.execution for rollout in group]
+        try:
+            return await workflow_features(group[0].problem, workflows, executions, offered=self.config.aflow_operators)
+        except GradingUnavailable as error:
+            self.console.say(f"a tied group keeps advantage 0: its revisions cannot be graded: {error}")
+            return np.zeros((len(group), len(FEATURES)))
+
+    def _watch_voids(self, rollouts: Sequence[Rollout]) -> None:
+        """Stop the run when infrastructure faults have taken more than their share of a window of steps."""
+        limit = self.config.void_limit
+        voids = [rollout for rollout in rollouts if rollout.outcome.is_void]
+        self.recent_voids.append(len(voids))
+        if sum(self.recent_voids) > limit.ratio * limit.window * len(rollouts):
+            raise StoppedEarly(
+                f"{sum(self.recent_voids)} rollouts of the last {len(self.recent_voids)} steps are void "
+                f"(the latest: {voids[-1].outcome}: {voids[-1].execution.error}): see that the executor LLM and the "
+                "sandbox work"
+            )
+
+    def _spending(self) -> dict[str, float]:
+        return self.parts.client.counters.take().metrics()
+
+    def _open_wandb(self) -> WandbLog | None:
+        settings = self.config.wandb
+        if not settings.enabled:
+            return None
+        return WandbLog(
+            project=settings.project,
+            name=self.config.exp_name,
+            folder=self.folder.path,
+            config=self.config.model_dump(mode="json"),
+        )
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        self.metrics.write(step, metrics)
+        if self.wandb:
+            self.wandb.write(step, metrics)
+        if step and (step % self.config.log_every == 0 or step in (1, self.config.max_steps)):
+            self.console.say(f"step {step}/{self.config.max_steps}: {figures(metrics)}")
+
+    def _summarise(self, seconds: float) -> None:
+        """Say what improved, where things are, and what to run next."""
+        folder = self.folder.path
+        if len(self.evaluations) > 1:
+            first, last = self.evaluations[min(self.evaluations)], self.evaluations[max(self.evaluations)]
+            names = [
+                name for name in first if name.split("/")[0] in ("accuracy", "reward") or name == "workflow/parse_rate"
+            ]
+            rows = [
+                [name, f"{first[name]:.3f}", f"{last[name]:.3f}", f"{last[name] - first[name]:+.3f}"] for name in names
+            ]
+            self.console.table("held-out problems", ["", "before", "after", "change"], rows)
+        self.console.say(f"done: {self.step} steps in {seconds:.0f} s")
+        self.console.say(f"checkpoint: {folder}/checkpoints/step_{self.step}")
+        self.console.say(
+            f"figures: {folder}/metrics.jsonl; every rollout: {folder}/rollouts/; log: {folder}/training.log"
+        )
+        self.console.say(f"train on: the same command with --resume latest max_steps={self.config.max_steps * 2}")
+
+
+def _as_batch(rollouts: Sequence[Rollout], advantages: np.ndarray) -> Batch:
+    return Batch.from_rollouts(
+        prompts=[rollout.completion.prompt_tokens for rollout in rollouts],
+        completions=[rollout.completion.tokens for rollout in rollouts],
+        logprobs=[rollout.completion.logprobs for rollout in rollouts],
+        advantages=advantages,
+        truncated=[rollout.completion.finish_reason == "length" for rollout in rollouts],
+        void=[rollout.outcome.is_void for rollout in rollouts],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
