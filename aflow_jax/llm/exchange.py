@@ -17,6 +17,7 @@ from aflow_jax.llm.endpoint import Endpoint
 from aflow_jax.llm.reply import LLMFault
 
 _CONNECT_SECONDS = 15.0
+_SHORTEST_KEY = 6  # a local server's dummy may be a letter of its every word
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
@@ -178,8 +179,9 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 def _excerpt(endpoint: Endpoint, text: str) -> str:
     """Return the server's words on one short line, without the key or anything that looks like one."""
-    if endpoint.api_key:
-        text = text.replace(endpoint.api_key.get_secret_value(), "[key]")
+    key = endpoint.api_key.get_secret_value() if endpoint.api_key else ""
+    if len(key) >= _SHORTEST_KEY:
+        text = text.replace(key, "[key]")
     text = re.sub(r"\b(sk|pk|key)-[\w*-]{6,}", "[key]", text)
     return " ".join(text.split())[:200]
 
