@@ -38,7 +38,7 @@ def text_format(fault: WorkflowError | None) -> float:
 
 
 def repetition(completion: str, workflow: Workflow) -> float:
-    """Return how little is said twice: the lesser of two shares, of distinct word 4-grams and of calls that are no echo.
+    """Return how little is said twice: the lesser share of distinct word 4-grams and of calls that are no echo.
 
     The 4-grams are those of the text around the `<workflow>` element; branches of a parallel may well be equal. An
     echo is an operator that directly follows itself in a chain, with the same instruction.

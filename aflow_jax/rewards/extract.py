@@ -11,13 +11,21 @@ from aflow_jax.rewards.literals import is_number_word, number_spans
 # Longer texts are not answers; what counts as one stands at their end.
 MAX_CHARACTERS = 20_000
 
+# Boxes from the end whose braces are matched; more unbalanced ones than this are an attack.
+_BOXES_TRIED = 8
+
 _NOT_AN_ANSWER = frozenset(
     {"", "{}", "[]", "()", '""', "''", "none", "null", "nil", "nan", "n/a", "na", "undefined", "...", "error"}
 )
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _FORMULA = re.compile(r"(?<!\\)\$([^$\n]+)(?<!\\)\$")
-_ELEMENT = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# Bounded, so that a text of nothing but openings is read in linear time.
+_DISPLAY = re.compile(r"\\\[(.{1,500}?)\\\]|(?<!\\)\$\$(.{1,500}?)(?<!\\)\$\$", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\s#][^\n]*)$", re.MULTILINE)
+_PROSE = frozenset(
+    {"is", "are", "was", "has", "have", "had", "get", "gets", "because", "since", "so", "which", "there", "the", "of"}
+    | {"in", "we", "she", "he", "it", "they", "that", "then", "not", "know"}
+)
 _PHRASE = re.compile(
     r"\b(?:final\s+answer|correct\s+answer|correct\s+option|answer)\b[\s*]*(?:(?:is|are|would\s+be|equals)\b|[:=])[\s*]*:?[\s*]*([^\n]+)",
     re.IGNORECASE,
@@ -44,7 +52,7 @@ def extract_in_domain(text: str, domain: str) -> str | None:
     """Return the answer that `text` gives in a domain: "math", "code" or "qa"; None where it gives none."""
     if domain == "code":
         return extract_code(text)
-    text = text[-MAX_CHARACTERS:].strip()
+    text = _DISPLAY.sub(_in_line, text[-MAX_CHARACTERS:]).strip()
     prose = _FENCE.sub(_keep_plain_fence, text).strip()
     if is_blank(prose):
         return None
@@ -101,6 +109,8 @@ def is_expression(text: str) -> bool:
         r"[A-Za-z]{2,}", re.sub(r"\\(?:text|mbox|textbf|textnormal|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
     )
     words = [word for word in words if word.lower() not in ("and", "or", "pi", "sqrt", "infinity")]
+    if _PROSE & {word.lower() for word in words}:
+        return False
     if number_spans(text):
         return not re.search(r"[?!]\s|[A-Za-z\d][.]\s+\S|[A-Za-z]:\s+\S", text) and len(words) <= 2
     return len(words) <= 3 and not re.search(r"[.?!:]\s+\S", text)
@@ -108,7 +118,7 @@ def is_expression(text: str) -> bool:
 
 def last_boxed(text: str) -> str | None:
     """Return the content of the last `\\boxed{…}` (or `\\fbox{…}`) with balanced braces; None where there is none."""
-    for match in reversed(list(re.finditer(r"\\f?box(?:ed)?(?![A-Za-z])[ \t]*", text))):
+    for match in list(re.finditer(r"\\f?box(?:ed)?(?![A-Za-z])[ \t]*", text))[: -_BOXES_TRIED - 1 : -1]:
         rest = text[match.end() :]
         if not rest.startswith("{"):
             word = re.match(r"\\?\w+", rest)
@@ -131,11 +141,16 @@ def _marked(text: str) -> str | None:
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed.strip()
-    elements = _ELEMENT.findall(text)
-    if elements:
-        inner = elements[-1].strip()
+    inner = _last_element(text)
+    if inner is not None:
         return inner if is_blank(inner) else _phrase(inner) or inner
     return _phrase(text)
+
+
+def _last_element(text: str) -> str | None:
+    end = text.lower().rfind("</answer>")
+    start = text.lower().rfind("<answer>", 0, max(end, 0))
+    return None if start < 0 else text[start + len("<answer>") : end].strip()
 
 
 def _phrase(text: str) -> str | None:
@@ -144,6 +159,11 @@ def _phrase(text: str) -> str | None:
         return None
     sentence = _SENTENCE_END.split(phrases[-1], maxsplit=1)[0]
     return sentence.strip().strip("*").strip()
+
+
+def _in_line(match: re.Match[str]) -> str:
+    """A formula displayed over several lines is one line, so that the phrase before it finds its end."""
+    return "$" + " ".join((match.group(1) or match.group(2)).split()) + "$"
 
 
 def _expression_in(text: str, otherwise: str | None = "") -> str | None:

@@ -24,16 +24,16 @@ _NUMBER_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
 }
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?![\d/])|\d+(?:\.\d*)?|\.\d+)"
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?:[ ]\d{3})+(?![\d/])|\d+(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(
     rf"""
     (?P<sign>[+-]?)\s*
-    (?: (?P<whole>\d+\s*)? \\frac\{{(?P<top_sign>-?)(?P<top>{_DIGITS})\}}\{{(?P<bottom>{_DIGITS})\}}
+    (?: 10\^(?:\{{(?P<power3>[+-]?\d+)\}}|(?P<power4>-?\d))
+      | (?P<whole>\d+\s*)? \\frac\{{(?P<top_sign>-?)(?P<top>{_DIGITS})\}}\{{(?P<bottom>{_DIGITS})\}}
       | (?P<whole2>\d+\s+)? (?P<top2>{_DIGITS})\s*/\s*(?P<bottom2>-?{_DIGITS})
       | (?P<digits>{_DIGITS}) (?: [eE](?P<exponent>[+-]?\d+)
                                 | \s*(?:\\times|\\cdot|[x×*])\s*10\s*(?:\^|\*\*)\s*
-                                  (?:\{{(?P<power>[+-]?\d+)\}}|(?P<power2>[+-]?\d+)) )?
-      | 10\^(?:\{{(?P<power3>[+-]?\d+)\}}|(?P<power4>-?\d)) )
+                                  (?:\{{(?P<power>[+-]?\d+)\}}|(?P<power2>[+-]?\d+)) )? )
     """,
     re.VERBOSE,
 )
@@ -41,7 +41,9 @@ _IN_PROSE = re.compile(
     r"(?<![\w.\\])-?[$€£¥]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\s+\d+/\d+|\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?|\.\d+)"
     r"(?:[eE][+-]?\d+)?(?:\s*\\?%)?(?![A-Za-z]*\d)"
 )
-_UNIT = re.compile(r"\s*(?P<dash>-?)(?P<unit>⟨[^⟩]*⟩|[A-Za-z][A-Za-z .]*[A-Za-z]|[A-Za-z])\s*(?:\^\{?[23]\}?)?\s*")
+_UNIT = re.compile(
+    r"\s*(?P<dash>-?)(?P<unit>⟨[^⟩]*⟩|[A-Za-z][A-Za-z .]*[A-Za-z]|[A-Za-z])\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*"
+)
 _ALIASES = {
     "cm": "centimeter cm centimetre",
     "m": "meter metre m",
@@ -219,14 +221,14 @@ def _with_tail(value: Fraction, decimals: int | None, tail: str, unit: str) -> N
         named = _UNIT.fullmatch(tail)
         if named is None:
             return None
-        name = _unit(named.group("unit"), marked=named.group("unit").startswith("⟨"))
+        name = _unit(named.group("unit"), named.group("power"), marked=named.group("unit").startswith("⟨"))
         if name is None:
             return None
         unit = unit or name
     return Number(value, percent is not None, unit, decimals)
 
 
-def _unit(text: str, *, marked: bool) -> str | None:
+def _unit(text: str, power: str | None, *, marked: bool) -> str | None:
     """Return the canonical unit, "" for a noun that is none, None where the text is no unit but mathematics."""
     words = [word.lower().rstrip(".") for word in text.strip("⟨⟩ ").split() if word.strip(".")]
     if not words or any(word in _OPERATORS for word in words) or len(words) > 6:
@@ -234,7 +236,8 @@ def _unit(text: str, *, marked: bool) -> str | None:
     singular = [word if word in _KNOWN_UNITS else word.removesuffix("s") for word in words]
     known = [_KNOWN_UNITS[word] for word in singular if word in _KNOWN_UNITS]
     if known:
-        return known[0] if len(known) == 1 else "/".join(known)
+        power = power or ("2" if words[0] in ("square", "sq") else "3" if words[0] == "cubic" else "")
+        return "/".join(known) + power
     return "" if marked or all(len(word) > 2 for word in words[:1]) else None
 
 

@@ -20,11 +20,12 @@ from aflow_jax.rewards.symbolic import LIMIT_SECONDS, SymbolicPool, shared_pool
 EQUAL, NOT_EQUAL, NO_ANSWER = 1.0, 0.2, 0.0
 
 _LONGEST_ANSWER = 2_000
+_LONGEST_NAME = 200
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'?|⟨[^⟩]*⟩)(?:_(?:\{\w+\}|\w))?\s*(?:\([^()=]*\))?(?:\s*\^\s*\{?-1\}?\s*\([^()=]*\))?"
 )
 _EQUATION = re.compile(r"(?<![<>!\\:])(?:=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z]))")
-_BASE = re.compile(r"(?:⟨)?\(?([0-9A-Za-z.]+)\)?(?:⟩)?_(?:\{(\w+)\}|⟨(\w+)⟩|(\w+))")
+_BASE = re.compile(r"(?:⟨)?\(?(-?[0-9A-Za-z.]+)\)?(?:⟩)?_(?:\{(\w+)\}|⟨(\w+)⟩|(\w+))")
 _CLOCK = re.compile(r"(\d{1,2}(?::\d{2})+)\s*⟨?\s*(?:([ap])\.?\s?m\.?)?\s*⟩?", re.IGNORECASE)
 _OPEN, _CLOSE = "([{", ")]}"
 
@@ -38,19 +39,21 @@ def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool |
     Raises:
         SymbolicUnavailable: the checker's processes cannot be started.
     """
+    gold_text = normalise(gold)
     answer = extract_in_domain(text, "math")
+    if answer is None and is_words(gold_text) and not is_blank(text) and not is_code(text):
+        # Prose without a number may still name a day, or a shape.
+        answer = text.strip()
     if answer is None or is_blank(answer) or is_code(answer):
         return Ruling(NO_ANSWER)
     if len(answer) > _LONGEST_ANSWER:
         return Ruling(NOT_EQUAL)
     comparison = Comparator(question, pool)
-    # The whole text may be the answer where the extraction saw prose: "Tuesday morning", "two lines and a point".
-    for candidate in dict.fromkeys((answer, text.strip() if len(text) <= 200 else answer)):
-        if comparison.equal(normalise(gold), normalise(candidate)):
-            return Ruling(EQUAL)
-        if candidate == answer and comparison.unread and is_words(normalise(gold)):
-            continue
-        break
+    if comparison.equal(gold_text, normalise(answer)):
+        return Ruling(EQUAL)
+    # Where the gold is words the extraction may have cut them: the whole text is tried too.
+    if is_words(gold_text) and len(text) <= _LONGEST_NAME and comparison.equal(gold_text, normalise(text)):
+        return Ruling(EQUAL)
     return Ruling(NOT_EQUAL, settled=not comparison.unread)
 
 

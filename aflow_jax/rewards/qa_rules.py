@@ -25,8 +25,10 @@ _LEAD = re.compile(
     r"^(?:(?:the\s+)?(?:correct|right|best|final)?\s*(?:answer|option|choice)\b\s*(?:is\b|[:=])?\s*)+(?:option\b|choice\b)?\s*",
     re.IGNORECASE,
 )
+_SECOND_LETTER = re.compile(r"(?:and|or|&|/|,)?\s*\(?[b-jB-J]\)?(?:\W|$)")
+_MARKUP = "*_`\"' \n\t"
 _ABSTENTION = re.compile(
-    r"(?:(?:this|the)\s+)?(?:question\s+)?(?:(?:it\s+)?(?:is|was)\s+)?"
+    r"(?:(?:this|the)\s+)?(?:question\s+)?(?:it\s+)?(?:(?:is|was)\s+)?"
     r"(?:unanswerable|not\s+answerable|(?:can\s?not|can't|could\s+not)\s+be\s+(?:answered|determined)|no\s+answer|impossible\s+to\s+answer"
     r"|not\s+(?:stated|mentioned|given|specified|provided|enough\s+information))"
     r"(?:\s+(?:in|from|by|based\s+on|using|with|is\s+given|is\s+possible|to)\b[^.]*)?",
@@ -46,8 +48,7 @@ def grade_options(gold: str, text: str, question: str) -> Ruling:
     chosen = choose_option(answer[:_LONGEST_ANSWER], options)
     right = gold.strip().strip("().").upper()
     if chosen is not None:
-        same = options.get(right) is not None and normalise(options[right]) == normalise(options.get(chosen, ""))
-        return Ruling(1.0 if chosen == right or (same and normalise(answer) == normalise(options[right])) else 0.0)
+        return Ruling(float(chosen == right))
     return Ruling(0.0, settled=False)
 
 
@@ -112,30 +113,46 @@ def choose_option(answer: str, options: dict[str, str]) -> str | None:
     `B`, `(B)`, `B.`, `B. its text`, `Option B`, `its text`; a letter inside a word, or before another option's text, is
     none.
     """
-    texts = {letter: normalise(text) for letter, text in options.items()}
-    for candidate in (
-        answer.strip().strip("*_`\"'").strip(),
-        _LEAD.sub("", answer.strip().strip("*_`\"'")).strip().strip("*").strip(),
-    ):
-        named = [letter for letter, text in texts.items() if text and text == normalise(candidate)]
-        if named and not re.fullmatch(r"\W*[A-Ja-j]\W*", candidate):
-            return named[0]
-        match = _LETTER.fullmatch(candidate.replace("**", ""))
-        if match is None:
-            continue
-        letter = next(filter(None, match.groups()[:4])).upper()
-        rest = normalise(match.group(5))
-        if letter not in (options or "ABCDEFGHIJ"):
-            continue
-        others = [text for other, text in texts.items() if other != letter and text != texts.get(letter)]
-        if rest and rest != texts.get(letter):
-            # An explanation may follow, a second choice may not.
-            contradicts = rest in others or bool(
-                re.match(r"(?:and|or|&|/|,)?\s*\(?[b-jB-J]\)?(?:\W|$)", match.group(5))
-            )
-            return None if contradicts else letter
-        return letter
+    bare = answer.strip().strip(_MARKUP).strip()
+    for candidate in dict.fromkeys((bare, _LEAD.sub("", bare).strip(_MARKUP).strip())):
+        for choose in (_by_exact_text, _by_letter, _by_text):
+            letter = choose(candidate, options)
+            if letter is not None:
+                return letter or None
     return None
+
+
+def _by_exact_text(answer: str, options: dict[str, str]) -> str | None:
+    """The one option whose text this is, letter for letter; a bare capital letter is the option's own."""
+    named = [letter for letter, text in options.items() if _option_key(text) == _option_key(answer)]
+    if re.fullmatch(r"\W*[A-J]\W*|\W*[a-j]\W+", answer):
+        return None
+    return named[0] if len(named) == 1 else None
+
+
+def _by_letter(answer: str, options: dict[str, str]) -> str | None:
+    """The letter that leads the answer; "" where another option's text or a second letter follows it."""
+    match = _LETTER.fullmatch(answer.replace("**", ""))
+    if match is None:
+        return None
+    letter = next(filter(None, match.groups()[:4])).upper()
+    rest = match.group(5)
+    if letter not in (options or "ABCDEFGHIJ"):
+        return None
+    others = [text for other, text in options.items() if other != letter]
+    own = _option_key(rest) == _option_key(options.get(letter, ""))
+    contradicted = _option_key(rest) in map(_option_key, others) or _SECOND_LETTER.match(rest)
+    return "" if contradicted and not own else letter
+
+
+def _by_text(answer: str, options: dict[str, str]) -> str | None:
+    """The one option whose text this is after normalisation."""
+    named = [letter for letter, text in options.items() if normalise(text) and normalise(text) == normalise(answer)]
+    return named[0] if len(named) == 1 else None
+
+
+def _option_key(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .")
 
 
 def _overlap(gold: str, answer: str, raw_gold: str, raw_answer: str) -> float:

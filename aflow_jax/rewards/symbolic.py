@@ -12,7 +12,6 @@ import atexit
 import functools
 import json
 import os
-import queue
 import selectors
 import subprocess
 import sys
@@ -51,17 +50,15 @@ class Comparison:
 class SymbolicPool:
     """A few workers shared by all threads; each comparison takes one of them for at most `limit` seconds.
 
-    Workers start when the pool is made, in the background; the first comparisons wait for them. `close` ends them.
+    Workers start in the background when the pool is made, and again when one was killed; a comparison prefers one that
+    is ready and waits for a start only where there is none. `close` ends them.
     """
 
     def __init__(self, size: int, *, limit: float = LIMIT_SECONDS) -> None:
         self.limit = limit
-        self._size = size
         self._closed = False
-        self._lock = threading.Lock()
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
-        for _ in range(size):
-            self._idle.put(_Worker(limit))
+        self._freed = threading.Condition()
+        self._idle = [_Worker(limit) for _ in range(size)]
 
     def compare(self, gold: str, answer: str, *, limit: float | None = None) -> Comparison:
         """Compare two normalised LaTeX expressions; thread-safe, blocking.
@@ -71,7 +68,7 @@ class SymbolicPool:
         """
         if max(len(gold), len(answer)) > MAX_CHARACTERS:
             return Comparison(equal=False, parsed=False)
-        worker = self._idle.get()
+        worker = self._take()
         try:
             if not worker.alive():
                 worker.kill()
@@ -84,24 +81,41 @@ class SymbolicPool:
                 return Comparison(equal=False, parsed=timed_out, timed_out=timed_out)
             return Comparison(equal=reply["equal"], parsed=reply["parsed"])
         finally:
-            with self._lock:
-                if self._closed:
-                    worker.kill()
-                else:
-                    self._idle.put(worker)
+            self._give(worker)
+
+    def warm_up(self) -> None:
+        """Wait until every idle worker has started; raise SymbolicUnavailable where one does not."""
+        with self._freed:
+            for worker in self._idle:
+                worker.start()
 
     def close(self) -> None:
         """Kill the workers that are idle, and those that are busy as soon as they are done."""
-        with self._lock:
+        with self._freed:
             self._closed = True
-            while not self._idle.empty():
-                self._idle.get_nowait().kill()
+            while self._idle:
+                self._idle.pop().kill()
+
+    def _take(self) -> _Worker:
+        with self._freed:
+            while not self._idle:
+                self._freed.wait()
+            place = next((at for at, worker in enumerate(self._idle) if worker.ready()), 0)
+            return self._idle.pop(place)
+
+    def _give(self, worker: _Worker) -> None:
+        with self._freed:
+            if self._closed:
+                worker.kill()
+            else:
+                self._idle.append(worker)
+                self._freed.notify()
 
 
 @functools.cache
 def shared_pool() -> SymbolicPool:
     """Return the process's own pool, started at the first call and ended with the process."""
-    pool = SymbolicPool(max(1, min(4, os.cpu_count() or 1)))
+    pool = SymbolicPool(1 + min(4, os.cpu_count() or 1))
     atexit.register(pool.close)
     return pool
 
@@ -128,13 +142,21 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def start(self) -> None:
+        """Wait until it has started."""
+        if not self._ready and self._line(START_SECONDS) is None:
+            self.kill()
+            raise SymbolicUnavailable("the symbolic checker does not start: is math-verify installed?")
+        self._ready = True
+
+    def ready(self) -> bool:
+        """Whether it has started, without waiting."""
+        self._ready = self._ready or (self.alive() and self._line(0.0) is not None)
+        return self._ready
+
     def ask(self, request: dict[str, str], limit: float) -> dict[str, Any] | None:
         """Return the reply, or None where the limit passed or the worker died."""
-        if not self._ready:
-            if self._line(START_SECONDS) is None:
-                self.kill()
-                raise SymbolicUnavailable("the symbolic checker does not start: is math-verify installed?")
-            self._ready = True
+        self.start()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -157,8 +179,7 @@ class _Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
                     return None
                 piece = os.read(self._process.stdout.fileno(), 65536)
                 if not piece:
