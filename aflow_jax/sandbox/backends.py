@@ -48,13 +48,18 @@ class SandboxReport:
         return f"{self.backend} ({', '.join(self.mechanisms)}){why}"
 
 
-def settings_for(backend: str) -> dict[str, Any]:
-    """What a zygote needs to know of this machine: the backend, and what a program may read."""
-    return {"backend": backend, "readable": list(_readable()), "devices": [d for d in _DEVICES if os.path.exists(d)]}
+def settings_for(backend: str, packages: tuple[str, ...]) -> dict[str, Any]:
+    """What a zygote needs to know: the backend, what a program may read, and what to import ahead."""
+    devices = [device for device in _DEVICES if os.path.exists(device)]
+    return {"backend": backend, "readable": list(_readable()), "devices": devices, "packages": list(packages)}
 
 
-def choose(backend: Backend) -> tuple[ZygoteProcess, SandboxReport]:
+def choose(backend: Backend, packages: tuple[str, ...]) -> tuple[ZygoteProcess, SandboxReport]:
     """Starts a zygote behind the walls asked for; "auto" takes the best that this machine offers.
+
+    Args:
+        backend: a backend's name or "auto".
+        packages: which of numpy and sympy the zygote imports ahead of its jobs.
 
     Raises:
         UserError: the backend asked for is not to be had here, or with "auto", none is.
@@ -65,7 +70,7 @@ def choose(backend: Backend) -> tuple[ZygoteProcess, SandboxReport]:
         reason = missing(name)
         if reason is None:
             try:
-                zygote = ZygoteProcess(settings_for(name))
+                zygote = ZygoteProcess(settings_for(name, packages))
             except BackendRefused as refusal:
                 reason = str(refusal)
             else:
@@ -105,15 +110,13 @@ def _mechanisms(backend: str) -> tuple[str, ...]:
 
 @cache
 def _readable() -> tuple[str, ...]:
-    paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sysconfig.get_config_var("LIBDIR")]
+    paths = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("LIBDIR")]
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             continue
         folder = Path(spec.origin).parent
         paths += [str(folder), str(folder.with_name(f"{package}.libs"))]
-    base = Path(sys.base_prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}")
-    paths.append(str(base))
     kept: list[str] = []
     for path in sorted({*_SYSTEM, *(path for path in paths if path)}, key=len):
         if os.path.exists(path) and not any(path.startswith(other + "/") for other in kept):

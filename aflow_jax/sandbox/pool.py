@@ -1,7 +1,12 @@
-"""The one zygote that a process keeps, replaced when it dies, and the slots that bound the jobs on it."""
+"""The zygotes that a process keeps, replaced when they die, and the slots that bound the jobs on them.
+
+There are two: a small one, and one that has imported NumPy and SymPy. Forking copies the page tables, so that a job
+that needs neither is cheaper on the small one; the other starts when a program first mentions them.
+"""
 
 import atexit
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +19,9 @@ from aflow_jax.sandbox.process import Job, ZygoteProcess
 # Twice as many jobs, and a zygote has 256 users to give them.
 SLOTS = min(max(4, os.cpu_count() or 1), 128)
 
+_HEAVY = ("numpy", "sympy")
+_MENTIONS_HEAVY = re.compile(r"\b(numpy|sympy|mpmath)\b").search
+
 
 class Pool:
     """Hands out slots and starts jobs in them. A slot has room for a solution and its referee."""
@@ -24,7 +32,7 @@ class Pool:
         self._lock = threading.Lock()
         self._free = list(range(SLOTS))
         self._available = threading.Semaphore(SLOTS)
-        self._zygote: ZygoteProcess | None = None
+        self._zygotes: dict[tuple[str, ...], ZygoteProcess] = {}
 
     @contextmanager
     def slot(self) -> Iterator[int]:
@@ -36,35 +44,42 @@ class Pool:
             finally:
                 self._free.append(slot)
 
-    def start(self, order: dict[str, Any]) -> Job:
-        """Starts a job on a living zygote. Raises SandboxUnavailable."""
-        return self.zygote().start(order)
+    def start(self, order: dict[str, Any], source: str) -> Job:
+        """Starts a job on a zygote that has imported what the source mentions. Raises SandboxUnavailable."""
+        return self.zygote(_HEAVY if _MENTIONS_HEAVY(source) else ()).start(order)
 
-    def zygote(self) -> ZygoteProcess:
-        """The living zygote; a new one where there is none or it has died."""
+    def zygote(self, packages: tuple[str, ...] = ()) -> ZygoteProcess:
+        """The living zygote with these packages; a new one where there is none or it has died."""
         with self._lock:
-            if self._zygote is not None and not self._zygote.is_alive():
-                self._zygote.close()
-                self._zygote = None
-            if self._zygote is None:
+            zygote = self._zygotes.get(packages)
+            if zygote is not None and not zygote.is_alive():
+                self._zygotes.pop(packages).close()
+                zygote = None
+            if zygote is None:
                 # Once chosen, a backend is kept: a replacement must not be weaker than what was reported.
                 wanted = self._report.backend if self._report else self._backend
-                self._zygote, report = choose(wanted)
+                zygote, report = choose(wanted, packages)
+                self._zygotes[packages] = zygote
                 self._report = self._report or report
-            return self._zygote
+            return zygote
 
     def report(self) -> SandboxReport:
-        """What isolates the jobs; starts the zygote where none has been."""
-        self.zygote()
+        """What isolates the jobs; starts a zygote where there has been none."""
+        if self._report is None:
+            self.zygote()
         assert self._report is not None
         return self._report
 
-    def close(self) -> None:
-        """Ends the zygote and whatever runs on it. The next job starts a new one."""
+    def zygotes(self) -> list[ZygoteProcess]:
+        """Those that are started."""
         with self._lock:
-            if self._zygote is not None:
-                self._zygote.close()
-                self._zygote = None
+            return list(self._zygotes.values())
+
+    def close(self) -> None:
+        """Ends the zygotes and whatever runs on them. The next job starts a new one."""
+        with self._lock:
+            while self._zygotes:
+                self._zygotes.popitem()[1].close()
 
 
 _pool: Pool | None = None

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aflow_jax.sandbox.guest.wire import FRAME_LIMIT, WireError, frame_length, load_message, send_bytes
+from aflow_jax.sandbox.guest.wire import FRAME_LIMIT, NODE_LIMIT, WireError, frame_length, load_message, send_bytes
 from aflow_jax.sandbox.results import SandboxUnavailable
 
 _START_SECONDS = 60.0
+_MARK_LIMIT = 3 * NODE_LIMIT
 _BOOT = """
 import sys
 sys.path.insert(0, {room!r})
@@ -74,9 +75,12 @@ class Job:
             raise ClosedError(str(error)) from error
 
     def receive(self, deadline: float) -> dict[str, Any]:
-        """The next frame as a message."""
+        """The next frame as a message. Its items are bounded before it is parsed, so that memory here is."""
+        body = self.receive_body(deadline)
         try:
-            return load_message(self.receive_body(deadline))
+            if body.count(b",") + body.count(b"[") + body.count(b"{") > _MARK_LIMIT:
+                raise WireError(f"a message of more than {_MARK_LIMIT} items")
+            return load_message(body)
         except WireError as error:
             raise ClosedError(str(error)) from error
 
@@ -175,6 +179,11 @@ class ZygoteProcess:
             self.close()
             raise BackendRefused(answer["refused"])
         self.first_uid = answer["first_uid"]
+
+    @property
+    def process_id(self) -> int:
+        """The zygote's own number, or that of the process that waits for it behind a wall of namespaces."""
+        return self._process.pid
 
     def is_alive(self) -> bool:
         """Whether jobs can still be started on it."""

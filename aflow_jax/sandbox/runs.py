@@ -1,6 +1,7 @@
 """Running a program, and grading a solution by its tests."""
 
 import asyncio
+import json
 import math
 import secrets
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from aflow_jax.sandbox.guest.wire import WireError, decode
+from aflow_jax.sandbox.guest.wire import WireError, decode, load_message
 from aflow_jax.sandbox.pool import SLOTS, Pool, shared_pool
 from aflow_jax.sandbox.process import ClosedError, DeadlineError, Job
 from aflow_jax.sandbox.results import ProgramResult, SandboxUnavailable, TestResult
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 
 # After the solution's time is over its referee still has the rest of the asserts to count, which takes milliseconds.
 _GRACE_SECONDS = 2.0
+_LONGEST_INTEGER_BITS = 13_287  # 4,000 digits; Python prints 4,300
 
 
 def run_program(source: str, timeout: float = 30, memory_mb: int = 512) -> ProgramResult:
@@ -92,18 +94,18 @@ class _Run:
             for job in self._jobs:
                 job.kill()
 
-    def start(self, kind: str, slot: int, timeout: float, memory_mb: int) -> Job:
+    def start(self, kind: str, source: str, slot: int, timeout: float, memory_mb: int) -> Job:
         order = {"kind": kind, "slot": slot, "memory": memory_mb << 20, "cpu": math.ceil(timeout) + 1}
         with self._lock:
             if self._cancelled:
                 raise SandboxUnavailable("the run was cancelled")
-            job = self._pool.start(order)
+            job = self._pool.start(order, source)
             self._jobs.append(job)
             return job
 
     def program(self, source: str, timeout: float, memory_mb: int) -> ProgramResult:
         with self._pool.slot() as slot:
-            job = self.start("program", 2 * slot, timeout, memory_mb)
+            job = self.start("program", source, 2 * slot, timeout, memory_mb)
             message, fault = None, None
             try:
                 job.send({"source": source})
@@ -121,15 +123,17 @@ class _Run:
 
     def tests(self, code: str, entry_point: str, test: str, timeout: float, memory_mb: int) -> TestResult:
         with self._pool.slot() as slot:
-            solution = self.start("solution", 2 * slot, timeout, memory_mb)
-            referee = self.start("referee", 2 * slot + 1, timeout + _GRACE_SECONDS, memory_mb)
-            relay = Relay(solution, referee, timeout)
+            solution = self.start("solution", code, 2 * slot, timeout, memory_mb)
             try:
-                verdict = relay.run(code, entry_point, test)
+                referee = self.start("referee", test, 2 * slot + 1, timeout + _GRACE_SECONDS, memory_mb)
+                try:
+                    relay = Relay(solution, referee, timeout)
+                    verdict = relay.run(code, entry_point, test)
+                finally:
+                    referee.end()
             finally:
-                status = solution.end()
-                referee.end()
-        return relay.result(verdict, status)
+                solution.end()
+        return relay.result(verdict)
 
 
 class Relay:
@@ -189,12 +193,15 @@ class Relay:
         self._solution.kill()
 
     def _verdict(self, body: bytes) -> dict[str, Any] | None:
-        from aflow_jax.sandbox.guest.wire import load_message
-
         message = load_message(body)
-        return message["verdict"] if message.get("nonce") == self._nonce else None
+        verdict = message.get("verdict")
+        if message.get("nonce") != self._nonce or type(verdict) is not dict:
+            return None
+        counts = verdict.get("passed"), verdict.get("total")
+        valid = all(type(count) is int for count in counts) and 0 <= counts[0] <= counts[1]
+        return verdict if valid and type(verdict.get("error")) in (str, type(None)) else None
 
-    def result(self, verdict: dict[str, Any] | None, status: int) -> TestResult:
+    def result(self, verdict: dict[str, Any] | None) -> TestResult:
         """The verdict as a result."""
         if verdict is None:
             why = f"no verdict after {self._timeout:g} seconds" if self._timed_out else "the test's process ended"
@@ -206,8 +213,6 @@ class Relay:
 
 
 def _body(message: dict[str, Any]) -> bytes:
-    import json
-
     return json.dumps(message).encode()
 
 
@@ -217,9 +222,23 @@ def _program_result(message: dict[str, Any]) -> ProgramResult:
     if error is not None:
         return ProgramResult("error", None, stdout, str(error)[:4_000])
     try:
-        return ProgramResult("ok", decode(message.get("value"), _no_reference), stdout, None)
+        value = decode(message.get("value"), _no_reference)
+        _check_printable(value)
     except WireError as fault:
-        return ProgramResult("error", None, stdout, str(fault))
+        return ProgramResult("error", None, stdout, f"solve() returned {fault}")
+    return ProgramResult("ok", value, stdout, None)
+
+
+def _check_printable(value: Any) -> None:
+    # Python refuses to print longer integers: a value that raises in the hands of whoever formats it is no result.
+    if type(value) is int and value.bit_length() > _LONGEST_INTEGER_BITS:
+        raise WireError("an integer of more than 4,000 digits")
+    if type(value) in (list, tuple, set, frozenset):
+        for item in value:
+            _check_printable(item)
+    elif type(value) is dict:
+        for pair in value.items():
+            _check_printable(pair)
 
 
 def _no_reference(payload: Any) -> Any:

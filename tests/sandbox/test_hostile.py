@@ -1,4 +1,7 @@
-"""No hostile program passes, takes more than its share, learns a secret or gets out, behind every wall."""
+"""No hostile program passes, takes more than its share, learns a secret or gets out, behind every wall.
+
+A program's `solve()` returns "escaped" where the wall did not stop it; being killed or failing counts as held.
+"""
 
 import os
 import socket
@@ -6,26 +9,36 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hostile_programs
-import hostile_solutions
 import pytest
+from sandbox_cases import read_cases
 
 from aflow_jax.sandbox import run_program, run_tests
 from aflow_jax.sandbox.pool import SLOTS, shared_pool
 
+SECONDS = 1.0
+MEMORY_MB = 128
 SECRET = "sk-secret-7f3a9c51"
-OPAQUE = "class Lie:\n    {body}\ndef successor(n):\n    return Lie()\n"
+FORGED = read_cases("forged") | {"null byte": ("def successor(n):\n    return n\n\0",)}
+METHODS = read_cases("methods")
+PROGRAMS = read_cases("resources") | read_cases("secrets") | read_cases("escapes")
+SUCCESSOR_TEST = """
+def check(candidate):
+    assert candidate(1) == 2
+    assert candidate(41) == 42
+    assert candidate(-8) == -7
+    assert candidate(2 ** 70) == 2 ** 70 + 1
+"""
 
 
 @pytest.fixture(scope="module")
 def world(backend, tmp_path_factory):
     """What a program must not reach: a secret in the environment and in a file, a listening socket."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "secret.txt").write_text(SECRET)
+    secret_file = tmp_path_factory.mktemp("world") / "secret.txt"
+    secret_file.write_text(SECRET)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     os.environ["OPENAI_API_KEY"] = SECRET
-    yield {"secret_file": str(folder / "secret.txt"), "port": listener.getsockname()[1], "listener": listener}
+    yield {"SECRET_FILE": str(secret_file), "PORT": listener.getsockname()[1], "listener": listener}
     del os.environ["OPENAI_API_KEY"]
     listener.close()
 
@@ -33,25 +46,21 @@ def world(backend, tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(world):
     """Every hostile program, four at a time, so that siblings suffer from one another if they can."""
-    project = str(Path(__file__).parents[2])
+    known = {"SECRET_FILE": world["SECRET_FILE"], "PORT": world["PORT"], "PROJECT": str(Path(__file__).parents[2])}
+    prelude = "".join(f"{name} = {value!r}\n" for name, value in known.items())
     with ThreadPoolExecutor(4) as threads:
-        futures = {}
-        for group in (hostile_programs.RESOURCES, hostile_programs.SECRETS, hostile_programs.ESCAPES):
-            for name, source in group.items():
-                for key in ("secret_file", "port"):
-                    source = source.replace(f"{{{key}!r}}", repr(world[key])).replace(f"{{{key}}}", str(world[key]))
-                source = source.replace("{project!r}", repr(project))
-                limits = (hostile_programs.SECONDS, hostile_programs.MEMORY_MB)
-                futures[name] = threads.submit(run_program, source, *limits)
-        for name, code in hostile_solutions.FORGED.items():
-            futures[f"forged {name}"] = threads.submit(run_tests, code, "successor", hostile_solutions.TEST, 2)
-        for name, (test, body) in hostile_solutions.METHOD_TESTS.items():
-            code = OPAQUE.format(body=body)
-            futures[f"method {name}"] = threads.submit(run_tests, code, "successor", test, 2)
+        futures = {
+            name: threads.submit(run_program, prelude + source, SECONDS, MEMORY_MB)
+            for name, (source,) in PROGRAMS.items()
+        }
+        for name, (code,) in FORGED.items():
+            futures[f"forged {name}"] = threads.submit(run_tests, code, "successor", SUCCESSOR_TEST, 1.5)
+        for name, (code, test) in METHODS.items():
+            futures[f"method {name}"] = threads.submit(run_tests, code, "successor", test, 1.5)
         return {name: future.result() for name, future in futures.items()}
 
 
-@pytest.mark.parametrize("name", hostile_solutions.FORGED)
+@pytest.mark.parametrize("name", FORGED)
 def test_a_forged_answer_passes_nothing(outcomes, name):
     result = outcomes[f"forged {name}"]
     assert result.outcome != "ok"
@@ -59,13 +68,13 @@ def test_a_forged_answer_passes_nothing(outcomes, name):
     assert len(result.error) < 5_000
 
 
-@pytest.mark.parametrize("name", hostile_solutions.METHOD_TESTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_an_object_of_the_solutions_making_is_not_asked_about_itself(outcomes, name):
     result = outcomes[f"method {name}"]
     assert (result.outcome, result.passed, result.total) == ("error", 0, 1)
 
 
-@pytest.mark.parametrize("name", [*hostile_programs.RESOURCES, *hostile_programs.SECRETS, *hostile_programs.ESCAPES])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_hostile_program_is_held(outcomes, name):
     result = outcomes[name]
     assert result.value != "escaped"
@@ -90,8 +99,8 @@ def test_the_next_job_finds_a_clean_place(outcomes):
 
 
 def _belongs_to_a_job(path: Path) -> bool:
-    first = shared_pool().zygote().first_uid
     try:
-        return first <= path.stat().st_uid < first + 2 * SLOTS
+        uid = path.stat().st_uid
     except FileNotFoundError:
         return False
+    return any(0 <= uid - zygote.first_uid < 2 * SLOTS for zygote in shared_pool().zygotes())

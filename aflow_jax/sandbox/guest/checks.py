@@ -1,8 +1,8 @@
 """Turns a test's text into one whose asserts are counted one by one.
 
-Each assert is put into `with __tally__.check(n):`, which notes whether it held and lets the test go on. Other statements
-are put into `with __tally__.step():`, which notes a failure and goes on after it, at the test's top, in its functions'
-top and in the body of each `for`, so that the asserts behind a failing statement are still counted.
+Each assert is put into `with __tally__.check(n):`, which notes whether it held and lets the test go on. Other
+statements are put into `with __tally__.step():`, which notes a failure and goes on after it, at the test's top, in its
+functions' top and in the body of each `for`, so that the asserts behind a failing statement are still counted.
 """
 
 import ast
@@ -20,7 +20,7 @@ class Checks:
     Attributes:
         tree: the rewritten module.
         texts: each counted assert's text; their place is their number.
-        helpers: names that the test uses and neither defines nor imports: the solution's own, `Pair` in `f(Pair(1, 2))`.
+        helpers: names that the test neither defines nor imports: the solution's own, `Pair` in `f(Pair(1, 2))`.
         modules: names of that kind that are modules: MBPP's tests use `math` as imported by the solution.
     """
 

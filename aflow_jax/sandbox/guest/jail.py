@@ -14,7 +14,7 @@ _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | k
 
 
 def build_jail(readable: Iterable[str], devices: Iterable[str], *, unprivileged: bool) -> tuple[int, int]:
-    """Moves this process into fresh namespaces with such a root. Returns in a child, the first process of its namespace.
+    """Moves this process into fresh namespaces with such a root. Returns in a child, the first of its namespace.
 
     The calling process stays behind only to wait for that child.
 

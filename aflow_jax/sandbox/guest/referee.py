@@ -1,7 +1,7 @@
 """The tests' side of a grading: it holds the test, asks the solution call by call, and gives the verdict.
 
-The solution is another process in another sandbox. What arrives from it is plain data rebuilt as exact builtin types, so
-`==` here never runs the solution's code; anything else arrives as a `Held` reference, which equals nothing.
+The solution is another process in another sandbox. What arrives from it is plain data rebuilt as exact builtin types,
+so `==` here never runs the solution's code; anything else arrives as a `Held` reference, which equals nothing.
 """
 
 import builtins
@@ -18,6 +18,7 @@ from .wire import TEXT_LIMIT, WireError, decode, encode, read_frame, write_frame
 FILENAME = "<test>"
 
 
+_TOLD = "told_by_solution"
 # Their constructors want more than a text.
 _UNBUILDABLE = ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError", "ExceptionGroup")
 
@@ -206,10 +207,16 @@ class _Watch:
         if error is None:
             self.tally.passed += self.text is not None
         else:
-            told = describe(error, FILENAME)
-            bare = type(error) is AssertionError and self.text is not None
-            self.tally.fail(f"assert {self.text}" if bare else f"{told} in assert {self.text}" if self.text else told)
+            self.tally.fail(self._told(error))
         return not isinstance(error, GeneratorExit)
+
+    def _told(self, error: BaseException) -> str:
+        told = getattr(error, _TOLD, None)
+        if self.text is None:
+            return told or describe(error, FILENAME)
+        if told is None and type(error) is AssertionError:
+            return f"assert {self.text}"
+        return f"{told or describe(error)} in assert {self.text}"
 
 
 def referee(channel: socket.socket, job: dict[str, Any]) -> None:
@@ -264,5 +271,9 @@ def _rebuilt(names: Any, text: Any) -> BaseException:
     for name in names if type(names) is list else []:
         kind = getattr(builtins, name, None) if type(name) is str else None
         if isinstance(kind, type) and issubclass(kind, Exception) and name not in _UNBUILDABLE:
-            return kind(str(text)[:TEXT_LIMIT])
-    return SolutionError(str(text)[:TEXT_LIMIT])
+            break
+    else:
+        kind = SolutionError
+    error = kind(str(text)[:TEXT_LIMIT])
+    setattr(error, _TOLD, str(text)[:TEXT_LIMIT])  # names the solution's line; the test's own would only confuse
+    return error

@@ -111,6 +111,7 @@ _SOCKETPAIR, _SENDTO = (53, 199), (44, 206)
 _SIGNALS = ((62, 129), (200, 130), (234, 131))  # kill, tkill, tgkill
 _PRCTL, _PRLIMIT = (157, 167), (302, 261)
 _NEWEST = 462
+_SOMEBODY = 0xFACE_B00C  # stands for the job's own number until it is known
 _FIRST_X32 = 0x4000_0000
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
@@ -131,18 +132,19 @@ class Filter:
 
     def __init__(self):
         self._column, self._architecture = _ARCHITECTURES[os.uname().machine]
+        self._template = self._program(_SOMEBODY)
 
     def put_on(self) -> None:
         """Filters this process from now on, for good. Needs no_new_privs."""
-        program = self.program(os.getpid())
+        program = self._template.replace(struct.pack("I", _SOMEBODY), struct.pack("I", os.getpid()))
         buffer = ctypes.create_string_buffer(program, len(program))
         header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
         pointer = ctypes.create_string_buffer(header, len(header))
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(pointer))
 
-    def program(self, process: int) -> bytes:
-        """The BPF code for a process that knows itself by this number."""
+    def _program(self, process: int) -> bytes:
+        # BPF code for a process that knows itself by this number.
         lines = [
             (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),
             (_EQUAL, 1, 0, self._architecture),
@@ -154,7 +156,7 @@ class Filter:
         for numbers in _DENIED.values():
             lines += self._when(numbers, [(_RETURN, 0, 0, _ERROR | errno.EPERM)])
         lines += self._when(_CLONE3, [(_RETURN, 0, 0, _ERROR | errno.ENOSYS)])  # libc then uses clone
-        lines += self._when(_CLONE, [_argument(0), (_ANY_BIT, 0, 1, _CLONE_THREAD)] + _YES_OR_NO)
+        lines += self._when(_CLONE, [_argument(0), (_ANY_BIT, 0, 1, _CLONE_THREAD), *_YES_OR_NO])
         one_of_us = [_argument(0), (_EQUAL, 0, 1, process), *_YES_OR_NO]
         for numbers in _SIGNALS:
             lines += self._when(numbers, one_of_us)

@@ -1,7 +1,7 @@
 """The solution's side of a grading: it holds the code, answers one call at a time, and never sees a test.
 
-Nothing here is trusted by anybody. The code it runs may rewrite all of it; what it can reach by that is to choose its own
-answers, which it can anyway.
+Nothing here is trusted by anybody. The code it runs may rewrite all of it; what it can reach by that is to choose its
+own answers, which it can anyway.
 """
 
 import socket

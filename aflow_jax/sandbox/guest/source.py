@@ -47,7 +47,7 @@ def run_source(source: str, module_name: str, filename: str) -> dict:
     return module.__dict__
 
 
-def describe(error: BaseException, filename: str) -> str:
+def describe(error: BaseException, filename: str | None = None) -> str:
     """`TypeName: text (line N)`, cut to size, where N is the last line of the named text on the way to the error.
 
     The error may be hostile: an exception class of the program's own whose `__str__` raises or never ends its text.
@@ -60,7 +60,7 @@ def describe(error: BaseException, filename: str) -> str:
     return f"{name}: {text}{_last_line(error, filename)}" if text else f"{name}{_last_line(error, filename)}"
 
 
-def _last_line(error: BaseException, filename: str) -> str:
+def _last_line(error: BaseException, filename: str | None) -> str:
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return ""  # its own text says the line
     place = BaseException.__traceback__.__get__(error)
@@ -72,5 +72,5 @@ def text_of(value: object) -> str:
     """An object's own text, cut to size. Raises WireError when it has none."""
     try:
         return str.__str__(str(value))[:TEXT_LIMIT]
-    except BaseException as error:  # noqa: BLE001 - the object's own __str__ may raise anything
+    except BaseException as error:  # the object's own __str__ may raise anything
         raise WireError(f"an object whose text raised {type(error).__name__}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 FRAME_LIMIT = 4 << 20
 DEPTH_LIMIT = 150
-NODE_LIMIT = 400_000
+NODE_LIMIT = 200_000
 TEXT_LIMIT = 2_000
 
 _LENGTH = struct.Struct(">I")

@@ -1,10 +1,12 @@
 """The zygote: a clean interpreter that forks one process for each job.
 
-It holds no key, no test and no expected value: a job's text goes from the parent straight to the forked process, over the
-job's own channel. It runs no job itself.
+It holds no key, no test and no expected value: a job's text goes from the parent straight to the forked process, over
+the job's own channel. It runs no job itself.
 """
 
+import contextlib
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -20,6 +22,11 @@ from .referee import referee
 from .solution import serve_solution
 from .wire import read_frame
 
+# What solutions import most, found in memory by every job.
+_COMMON_MODULES = (
+    *("bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools"),
+    *("heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing"),
+)
 _JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
 
 
@@ -31,20 +38,25 @@ def main(control_descriptor: int, settings: dict[str, Any]) -> None:
     except OSError as error:
         control.send(json.dumps({"refused": str(error)}).encode())
         return
-    _warm_up()
+    _warm_up(settings["packages"])
     confinement.measure()
     control.send(json.dumps({"first_uid": confinement.first_uid}).encode())
     Zygote(control, confinement).serve()
 
 
-def _warm_up() -> None:
-    import numpy
-    import sympy
+def _warm_up(packages: list[str]) -> None:
+    for name in _COMMON_MODULES:
+        importlib.import_module(name)
+    if "numpy" in packages:
+        import numpy
 
-    # Whatever is imported lazily on first use would be paid for by each job again.
-    sympy.solve(sympy.Symbol("x") ** 2 - 1)
-    sympy.simplify("sin(x)**2 + cos(x)**2")
-    numpy.linalg.det(numpy.eye(2))
+        numpy.linalg.det(numpy.eye(2))
+    if "sympy" in packages:
+        import sympy
+
+        # Whatever is imported or cached on first use would be paid for by each job again.
+        sympy.solve(sympy.Symbol("x") ** 2 - 1)
+        sympy.simplify("sin(x)**2 + cos(x)**2")
     gc.collect()
     gc.freeze()  # keeps the collector of each job from touching, and so copying, these pages
 
@@ -131,8 +143,6 @@ class Zygote:
             if lifeline in self.selector.get_map():
                 self.selector.unregister(lifeline)
             self.confinement.clear_up(process)
-            try:
+            with contextlib.suppress(OSError):  # the parent has closed its end already
                 lifeline.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
-            except OSError:
-                pass  # the parent has closed its end already
             lifeline.close()
