@@ -16,7 +16,7 @@ from aflow_jax.llm.counters import Counters
 from aflow_jax.llm.endpoint import Endpoint
 from aflow_jax.llm.exchange import Exchange
 from aflow_jax.llm.limits import RateLimit
-from aflow_jax.llm.reply import Completion, LLMFault, Reply, estimated_tokens, read_completion, well_formed
+from aflow_jax.llm.reply import Completion, LLMFault, Reply, Usage, estimated_tokens, read_completion, well_formed
 
 Message = dict[str, str]
 
@@ -166,7 +166,12 @@ class LLMClient:
         await self._requests.take(1)
         await self._tokens.take(expected)
         answer, latency = await self._exchange.post("/chat/completions", body, timeout=timeout)
-        completion = read_completion(answer, allow_cut=checking)
+        try:
+            completion = read_completion(answer, allow_cut=checking)
+        except LLMFault as fault:
+            if fault.usage is not None:
+                self._charge(fault.usage)
+            raise
         prompt_tokens, completion_tokens, _ = completion.usage or (expected, estimated_tokens(completion.text), 0)
         self._tokens.give_back(expected - prompt_tokens - completion_tokens)
         return completion, latency
@@ -198,24 +203,30 @@ class LLMClient:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _reply(self, body: dict[str, Any], completion: Completion, latency: float, *, cached: bool) -> Reply:
-        usd = None
         if completion.usage is not None:
-            prompt_tokens, completion_tokens, cached_tokens = completion.usage
-            if self._price is not None:
-                usd = self._price.usd(prompt_tokens, completion_tokens, cached_tokens)
+            usage, usd = completion.usage, self._usd(completion.usage)
         else:
             prompt_tokens = sum(estimated_tokens(message["content"]) for message in body["messages"])
-            completion_tokens = estimated_tokens(completion.text)
+            usage, usd = (prompt_tokens, estimated_tokens(completion.text), 0), None
         reply = Reply(
             text=completion.text,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            prompt_tokens=usage[0],
+            completion_tokens=usage[1],
             usd=usd,
             latency=latency,
             cached=cached,
             usage_estimated=completion.usage is None,
         )
         self.counters.add(reply)
-        if self._budget is not None and not cached:
-            self._budget.spend(prompt_tokens + completion_tokens, usd)
+        if not cached:
+            self._charge(usage, estimated=completion.usage is None)
         return reply
+
+    def _usd(self, usage: Usage) -> float | None:
+        return None if self._price is None else self._price.usd(*usage)
+
+    def _charge(self, usage: Usage, *, estimated: bool = False) -> None:
+        tokens, usd = usage[0] + usage[1], None if estimated else self._usd(usage)
+        self.counters.charge(tokens, usd)
+        if self._budget is not None:
+            self._budget.spend(tokens, usd)

@@ -16,7 +16,7 @@ class Counters:
         cache_hits: those that came from the cache.
         retries: requests sent again after a fault.
         faults: calls that ended in a fault.
-        tokens: prompt and completion tokens paid for.
+        tokens: prompt and completion tokens paid for, those of unusable replies included.
         usd: US dollars paid; None once a paid call's price is not known.
         latencies: seconds of each call that was not cached.
     """
@@ -35,9 +35,12 @@ class Counters:
         if reply.cached:
             self.cache_hits += 1
             return
-        self.tokens += reply.prompt_tokens + reply.completion_tokens
-        self.usd = None if self.usd is None or reply.usd is None else self.usd + reply.usd
         self.latencies.append(reply.latency)
+
+    def charge(self, tokens: int, usd: float | None) -> None:
+        """Count what a reply cost, usable or not."""
+        self.tokens += tokens
+        self.usd = None if self.usd is None or usd is None else self.usd + usd
 
     def take(self) -> "Counters":
         """Return what was counted, and start again from zero."""

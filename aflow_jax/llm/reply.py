@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FaultKind = Literal["LLM_UNAVAILABLE", "RATE_LIMITED"]
+Usage = tuple[int, int, int]
 
 
 class LLMFault(Exception):
@@ -15,6 +16,7 @@ class LLMFault(Exception):
         retriable: whether the same request may succeed later.
         retry_after: seconds that the server asked to wait, or None.
         unreachable: whether no connection was made at all.
+        usage: what an unusable reply cost nevertheless, as in `Completion`.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class LLMFault(Exception):
         self.retriable = retriable
         self.retry_after = retry_after
         self.unreachable = unreachable
+        self.usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Completion:
     """
 
     text: str
-    usage: tuple[int, int, int] | None
+    usage: Usage | None
 
 
 def read_completion(body: bytes, *, allow_cut: bool = False) -> Completion:
@@ -74,20 +77,11 @@ def read_completion(body: bytes, *, allow_cut: bool = False) -> Completion:
         LLMFault: the body is a page, not JSON, or of another shape; the content is null or empty; the text was cut.
     """
     choice, usage = _read_choice(body)
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    reason = choice.get("finish_reason")
-    if allow_cut and isinstance(message, dict) and reason == "length":
-        return Completion(content if isinstance(content, str) else "", usage)
-    if isinstance(message, dict) and isinstance(message.get("refusal"), str) and not content:
-        raise _unusable("the model refused")
-    if reason == "length":
-        raise _unusable("the reply was cut at max_tokens", retriable=False)
-    if reason == "content_filter":
-        raise _unusable("the server's content filter withheld the reply", retriable=False)
-    if not isinstance(content, str) or not content.strip():
-        raise _unusable("a reply without content")
-    return Completion(well_formed(content), usage)
+    try:
+        return Completion(_read_content(choice, allow_cut), usage)
+    except LLMFault as fault:
+        fault.usage = usage
+        raise
 
 
 def well_formed(text: str) -> str:
@@ -104,7 +98,7 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def _read_choice(body: bytes) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
+def _read_choice(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -118,7 +112,25 @@ def _read_choice(body: bytes) -> tuple[dict[str, Any], tuple[int, int, int] | No
     return data["choices"][0], _read_usage(data.get("usage"))
 
 
-def _read_usage(usage: Any) -> tuple[int, int, int] | None:
+def _read_content(choice: dict[str, Any], allow_cut: bool) -> str:
+    message, reason = choice.get("message"), choice.get("finish_reason")
+    if not isinstance(message, dict):
+        raise _unusable("a choice without a message")
+    content = message.get("content")
+    if allow_cut and reason == "length":
+        return content if isinstance(content, str) else ""
+    if isinstance(message.get("refusal"), str) and not content:
+        raise _unusable("the model refused")
+    if reason == "length":
+        raise _unusable("the reply was cut at max_tokens", retriable=False)
+    if reason == "content_filter":
+        raise _unusable("the server's content filter withheld the reply", retriable=False)
+    if not isinstance(content, str) or not content.strip():
+        raise _unusable("a reply without content")
+    return well_formed(content)
+
+
+def _read_usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]

@@ -373,6 +373,20 @@ def test_budget_stops_before_the_call_that_would_exceed_it(simulator):
     assert using(simulator.endpoint(), work, budget=Budget(calls=2)) == 2
 
 
+def test_unusable_replies_are_paid_for_all_the_same():
+    budget = Budget()
+
+    async def work(client, script):
+        with pytest.raises(LLMFault):
+            await client.complete(ASK)
+        return client.metrics()
+
+    cut = {"message": {"content": "half an ans"}, "finish_reason": "length"}
+    metrics = scripted(always(http(completion(choices=[cut]))), work, budget=budget)
+    assert (metrics["executor/calls"], metrics["executor/faults"], metrics["executor/tokens"]) == (0, 1, 15)
+    assert (budget.spent_calls, budget.spent_tokens) == (1, 15)
+
+
 def test_budget_in_dollars_needs_a_known_price(simulator):
     with pytest.raises(UserError, match="price"):
         LLMClient(simulator.endpoint(), budget=Budget(usd=1.0))
