@@ -112,6 +112,9 @@ def _refuse_unsupported(values: Mapping[str, Any], place: str) -> None:
         raise UserError(f"{place}: hidden_act must be 'silu', found {values['hidden_act']!r}")
     if values.get("use_sliding_window") or "sliding_attention" in (values.get("layer_types") or ()):
         raise UserError(f"{place}: use_sliding_window must be false, sliding-window attention is not supported")
+    if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
+        raise UserError(f"{place}: quantization_config ({method!r}) is not supported: use the unquantised checkpoint")
     for key in ("rope_scaling", "rope_parameters"):
         kind = _rope_type(values.get(key))
         if kind != "default":

@@ -22,6 +22,7 @@ class Tokenizer:
     Attributes:
       eos_token_ids: Tokens that end a completion, from generation_config.json, else config.json, else the tokenizer.
       pad_token_id: Fills rows behind their end.
+      special_token_ids: Tokens that only the template writes, and that decoding leaves out.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", eos_token_ids: tuple[int, ...], pad_token_id: int) -> None:
@@ -30,6 +31,7 @@ class Tokenizer:
         self._special = re.compile("|".join(re.escape(token) for token in self._special_ids))
         self.eos_token_ids = eos_token_ids
         self.pad_token_id = pad_token_id
+        self.special_token_ids = tuple(self._special_ids.values())
 
     def __len__(self) -> int:
         """Return one more than the largest token id."""
@@ -87,6 +89,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
         raise UserError(f"{folder} has no tokenizer: expected tokenizer.json and tokenizer_config.json")
+    if (folder / "tokenizer.json").is_file() and "model" not in read_json(folder / "tokenizer.json"):
+        raise UserError(f"{folder}/tokenizer.json has no model: download it again")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

@@ -1,0 +1,110 @@
+"""LoRA adapters: sizes, what a new one changes (nothing), what a trained one means, where dropout acts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_models import SHAPES, VOCABULARY, make_model
+
+from aflow_jax.errors import UserError
+from aflow_jax.qwen2 import TARGETS, Adapter, Qwen2, Qwen2Config, init_adapter, init_random, parameter_count
+from aflow_jax.qwen2.adapter import low_rank_delta
+
+SEVEN_B = Qwen2Config(
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    head_dim=128,
+    vocab_size=152064,
+)
+ROWS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 11)).astype(np.int32)
+FORWARD = jax.jit(lambda model, adapter, key: model.hidden(ROWS, None, adapter, dropout_key=key))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Qwen2:
+    return make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def trained(model) -> Adapter:
+    adapter = init_adapter(model.config, 3, 6, TARGETS, jax.random.key(1), dropout=0.3)
+    noise = np.random.default_rng(5)
+    return adapter.replace_weights(
+        jax.tree.map(lambda leaf: leaf + 0.1 * noise.standard_normal(leaf.shape, np.float32), adapter.weights)
+    )
+
+
+def test_rank_64_on_attention_of_7b_has_40370176_parameters():
+    adapter = jax.eval_shape(
+        lambda key: init_adapter(SEVEN_B, 64, 64, "q_proj,k_proj,v_proj,o_proj", key), jax.random.key(0)
+    )
+    assert parameter_count(adapter) == 40_370_176
+    assert {leaf.dtype for leaf in jax.tree.leaves(adapter)} == {jnp.dtype(jnp.float32)}
+
+
+def test_7b_has_7615616512_parameters():
+    assert parameter_count(jax.eval_shape(lambda key: init_random(SEVEN_B, key), jax.random.key(0))) == 7_615_616_512
+
+
+def test_a_new_adapter_leaves_hidden_states_bit_identical(model):
+    adapter = init_adapter(model.config, 3, 6, TARGETS, jax.random.key(1), dropout=0.3)
+    np.testing.assert_array_equal(FORWARD(model, adapter, None), FORWARD(model, None, None))
+
+
+def test_an_adapter_is_the_model_with_scaled_low_rank_products_added_to_its_matrices(model, trained):
+    assert trained.scale == 2
+    merged = dict(model.layer_weights())
+    for target, pair in trained.weights.items():
+        product = np.einsum("lir,lro->loi", np.float64(pair["a"]), np.float64(pair["b"]))
+        merged[target] = jnp.asarray(merged[target] + trained.scale * product, jnp.float32)
+    expected = Qwen2(
+        model.config,
+        embedding=model.embedding.get_value(),
+        layers=merged,
+        final_norm=model.final_norm.get_value(),
+        lm_head=None,
+    )
+    found = FORWARD(model, trained, None)
+    np.testing.assert_allclose(found, FORWARD(expected, None, None), atol=1e-4, rtol=1e-4)
+    assert np.abs(found - FORWARD(model, None, None)).max() > 0.1
+
+
+def test_dropout_acts_only_where_a_key_is_given(model, trained):
+    first, same, second = (FORWARD(model, trained, jax.random.key(seed)) for seed in (0, 0, 1))
+    plain = FORWARD(model, trained, None)
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - second).max() > 1e-3
+    assert np.abs(first - plain).max() > 1e-3
+
+
+def test_dropout_leaves_the_expected_update_unchanged():
+    inputs, a, b = jnp.full((20_000, 8), 1.0), jnp.ones((8, 1)) / 8, jnp.ones((1, 1))
+    updates = low_rank_delta(inputs, {"a": a, "b": b}, 3.0, 0.25, jax.random.key(0))
+    assert updates.mean() == pytest.approx(3.0, rel=0.01)
+    # The mean of 8 inputs, each 1/.75 with probability .75, else 0.
+    assert updates.std() == pytest.approx(3.0 * np.sqrt(0.25 / 0.75 / 8), rel=0.03)
+
+
+def test_targets_come_as_text_or_sequence_in_any_order(model):
+    key = jax.random.key(0)
+    one = init_adapter(model.config, 2, 2, " v_proj, q_proj", key)
+    other = init_adapter(model.config, 2, 2, ("q_proj", "v_proj"), key)
+    assert one.targets == ("q_proj", "v_proj")
+    jax.tree.map(np.testing.assert_array_equal, one.weights, other.weights)
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets", "dropout", "message"),
+    [
+        (4, "q_proj,lm_head", 0.0, "unknown module 'lm_head', expected some of q_proj"),
+        (4, (), 0.0, "lora_target_modules is empty"),
+        (0, "q_proj", 0.0, "lora_rank must be at least 1, found 0"),
+        (4, "q_proj", 1.0, r"lora_dropout must be in \[0, 1\), found 1.0"),
+    ],
+)
+def test_impossible_adapters_are_refused(rank, targets, dropout, message):
+    with pytest.raises(UserError, match=message):
+        init_adapter(SEVEN_B, rank, 1, targets, jax.random.key(0), dropout=dropout)
