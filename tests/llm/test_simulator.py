@@ -366,3 +366,21 @@ def test_simulator_does_not_import_the_trainers_libraries(problems_file):
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--latency", "4"], "--latency 4"),
+        (["--faults", "{"], "--faults"),
+        (["--port", "99999"], "--port 99999"),
+        (["--skills", "absent.json"], "absent.json"),
+        (["--api-key-variable", "ABSENT_NAME"], "ABSENT_NAME"),
+    ],
+)
+def test_command_line_mistakes_get_one_line_and_exit_code_2(problems_file, options, words):
+    command = [sys.executable, "-m", "aflow_jax.llm.simulator", "--problems", str(problems_file), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1 and ended.stdout == ""
