@@ -35,7 +35,7 @@ class LLMClient:
         *,
         max_concurrency: int = 64,
         timeout: float = 120.0,
-        deadline: float = 480.0,
+        deadline: float | None = None,
         max_retries: int = 5,
         backoff: float = 0.5,
         max_backoff: float = 30.0,
@@ -49,7 +49,7 @@ class LLMClient:
             endpoint: where the calls go.
             max_concurrency: requests in flight; further calls wait for a free slot.
             timeout: seconds for one request, from its start to the last byte of its answer.
-            deadline: seconds for one call, retries and the waits between them included.
+            deadline: seconds for one call, retries and the waits between them included; None is four times `timeout`.
             max_retries: further requests after a fault that may pass.
             backoff: seconds before the first retry; each later one waits twice as long.
             max_backoff: bound of that wait. A longer Retry-After is honoured.
@@ -66,7 +66,7 @@ class LLMClient:
         self.endpoint = endpoint
         self.counters = Counters()
         self._timeout = timeout
-        self._deadline = deadline
+        self._deadline = 4 * timeout if deadline is None else deadline
         self._max_retries = max_retries
         self._backoff = backoff
         self._max_backoff = max_backoff
