@@ -5,7 +5,9 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, decode_step, empty_cache
 from aflow_jax.qwen2.hub import resolve_model
+from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import REMAT_POLICIES, Qwen2, init_random
+from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 
@@ -22,11 +24,14 @@ __all__ = [
     "create_checkpoint",
     "decode_step",
     "empty_cache",
+    "export_merged",
     "init_adapter",
     "init_random",
+    "load_peft",
     "load_pretrained",
     "load_tokenizer",
     "parameter_count",
     "resolve_model",
+    "save_peft",
     "save_pretrained",
 ]

@@ -1,6 +1,7 @@
 """Weights between the Hugging Face layout (safetensors, one tensor a layer) and the model's stacked arrays."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -39,17 +40,41 @@ def load_pretrained(folder: str | Path, dtype: str = "auto", quantization: str |
     """
     if quantization is not None:
         raise UserError(f"quantization {quantization!r} is not supported: leave it out to load in 16 or 32 bit")
+    target_dtype = np.dtype(choose_dtype(dtype))
+    with open_checkpoint(folder) as checkpoint:
+        return _assemble(checkpoint.config, target_dtype, checkpoint.read_into)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenCheckpoint:
+    """A model folder whose tensors are all there and can be read, each straight into given memory.
+
+    Attributes:
+      config: Shape of the model.
+      dtype: Widest dtype among the tensors.
+      read_into: (tensor name, array to fill) -> None; converts to the array's dtype.
+    """
+
+    config: Qwen2Config
+    dtype: np.dtype
+    read_into: ReadInto
+
+
+@contextlib.contextmanager
+def open_checkpoint(folder: str | Path) -> Iterator[OpenCheckpoint]:
+    """Open a model folder in the Hugging Face layout; raise UserError as `load_pretrained` does."""
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a model folder" if folder.exists() else "is missing"
         raise UserError(f"{folder} {what}: give a folder with config.json and safetensors weights")
     config = Qwen2Config.from_folder(folder)
-    target_dtype = np.dtype(choose_dtype(dtype))
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafetensorsFile(path)) for path in _weight_files(folder)]
         owners = {name: file for file in files for name in file.entries}
-        _check_tensors(folder, config, {name: file.entries[name] for name, file in owners.items()})
-        return _assemble(config, target_dtype, lambda name, target: owners[name].read_into(name, target))
+        entries = {name: file.entries[name] for name, file in owners.items()}
+        _check_tensors(folder, config, entries)
+        widest = max((DTYPES[entry.dtype] for entry in entries.values()), key=lambda dtype: dtype.itemsize)
+        yield OpenCheckpoint(config, widest, lambda name, target: owners[name].read_into(name, target))
 
 
 def save_pretrained(model: Qwen2, folder: str | Path) -> None:
