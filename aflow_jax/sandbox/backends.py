@@ -51,7 +51,13 @@ class SandboxReport:
 def settings_for(backend: str, packages: tuple[str, ...]) -> dict[str, Any]:
     """What a zygote needs to know: the backend, what a program may read, and what to import ahead."""
     devices = [device for device in _DEVICES if os.path.exists(device)]
-    return {"backend": backend, "readable": list(_readable()), "devices": devices, "packages": list(packages)}
+    return {
+        "backend": backend,
+        "readable": list(_readable()),
+        "devices": devices,
+        "packages": list(packages),
+        "package_folders": sorted({str(folder.parent) for folder in _package_folders()}),
+    }
 
 
 def choose(backend: Backend, packages: tuple[str, ...]) -> tuple[ZygoteProcess, SandboxReport]:
@@ -111,14 +117,16 @@ def _mechanisms(backend: str) -> tuple[str, ...]:
 @cache
 def _readable() -> tuple[str, ...]:
     paths = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("LIBDIR")]
-    for package in _PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        folder = Path(spec.origin).parent
-        paths += [str(folder), str(folder.with_name(f"{package}.libs"))]
+    for folder in _package_folders():
+        paths += [str(folder), str(folder.with_name(f"{folder.name}.libs"))]
     kept: list[str] = []
     for path in sorted({*_SYSTEM, *(path for path in paths if path)}, key=len):
         if os.path.exists(path) and not any(path.startswith(other + "/") for other in kept):
             kept.append(path)
     return tuple(kept)
+
+
+@cache
+def _package_folders() -> tuple[Path, ...]:
+    specs = (importlib.util.find_spec(package) for package in _PACKAGES)
+    return tuple(Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)

@@ -6,7 +6,6 @@ import select
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ import sys
 sys.path.insert(0, {room!r})
 from guest.zygote import main
 sys.path[0:1] = []
-sys.path.append({packages!r})
 main({control}, {settings!r})
 """
 # A BLAS thread pool would not survive the fork, and each job has one core at most.
@@ -145,7 +143,6 @@ class ZygoteProcess:
         self._lock = threading.Lock()
         boot = _BOOT.format(
             room=str(Path(__file__).parent),
-            packages=sysconfig.get_path("purelib"),
             control=other.fileno(),
             settings=settings,
         )

@@ -33,6 +33,7 @@ _JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
 def main(control_descriptor: int, settings: dict[str, Any]) -> None:
     """Serves the parent until its end of the control socket closes, then kills every job and returns."""
     control = socket.socket(fileno=control_descriptor)
+    sys.path.extend(settings["package_folders"])
     try:
         confinement = BACKENDS[settings["backend"]](settings)
     except OSError as error:
