@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.logprobs import target_statistics
 from aflow_jax.grpo.objective import LossSums, policy_loss_sums, truncated_importance_weights
-from aflow_jax.grpo.settings import LearnerSettings
+from aflow_jax.grpo.settings import GradientSettings
 from aflow_jax.qwen2 import Adapter, Qwen2
 
 
@@ -36,9 +36,8 @@ def add_policy_gradient(
     gradient: Gradient,
     part: Microbatch,
     temperature: Float[Array, ""],
-    step: Int[Array, ""],
-    index: Int[Array, ""],
-    settings: LearnerSettings,
+    dropout_key: PRNGKeyArray | None,
+    settings: GradientSettings,
     against_sampler: bool,
 ) -> tuple[Gradient, LossSums, tuple[Array, Array, Array]]:
     """Add one microbatch's gradient; also return its sums and its gap to the sampler."""
@@ -48,7 +47,7 @@ def add_policy_gradient(
 
     def loss(weights: dict) -> tuple[Array, tuple[LossSums, Array]]:
         logprobs, entropies = _window_statistics(
-            model, adapter.replace_weights(weights), part, temperature, settings, _dropout_key(settings, step, index)
+            model, adapter.replace_weights(weights), part, temperature, settings, dropout_key
         )
         importance = None
         # cispo bounds its own weights, and gspo's ratio is one of the sequence that no token's cap fits.
@@ -91,13 +90,12 @@ def add_supervised_gradient(
     adapter: Adapter,
     gradient: Gradient,
     part: Microbatch,
-    step: Int[Array, ""],
-    index: Int[Array, ""],
-    settings: LearnerSettings,
+    dropout_key: PRNGKeyArray | None,
+    settings: GradientSettings,
 ) -> tuple[Gradient, LossSums]:
     def loss(weights: dict) -> tuple[Array, LossSums]:
         logprobs, entropies = _window_statistics(
-            model, adapter.replace_weights(weights), part, 1.0, settings, _dropout_key(settings, step, index)
+            model, adapter.replace_weights(weights), part, 1.0, settings, dropout_key
         )
         total = -jnp.where(part.mask, logprobs, 0.0).sum()
         tokens = part.mask.sum().astype(jnp.float32)
@@ -119,12 +117,10 @@ def _window_statistics(
     adapter: Adapter | None,
     part: Microbatch,
     temperature: Float[Array, ""] | float,
-    settings: LearnerSettings,
+    settings: GradientSettings,
     dropout_key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "R W"], Float[Array, "R W"]]:
     """Log-probabilities and entropies of the completion window only: prompts never meet the vocabulary."""
-    if adapter is None or not adapter.dropout:
-        dropout_key = None
     hidden = model.hidden(part.tokens, part.lengths, adapter, dropout_key=dropout_key, remat=settings.remat)
     positions = part.starts[:, None] + jnp.arange(part.mask.shape[1])
     positions = jnp.minimum(positions, part.tokens.shape[1] - 1)
@@ -138,10 +134,6 @@ def _window_statistics(
         chunk=settings.logprob_chunk,
         entropy_gradient=settings.entropy_coef != 0,
     )
-
-
-def _dropout_key(settings: LearnerSettings, step: Int[Array, ""], index: Int[Array, ""]) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), step), index)
 
 
 def _add(gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aflow_jax.grpo.batch import Batch, Microbatch, split_into_microbatches
 from aflow_jax.grpo.gradients import (
@@ -71,17 +71,23 @@ class Learner:
         )
         if not parts:
             return self._skipped()
+        settings = self.settings.gradient_settings()
         sums, steps, gaps = [], [], []
         if self._adapter.dropout:
-            gaps.append(sampler_gap(self.model, self.adapter, parts[0], temperature, self.settings))
+            gaps.append(sampler_gap(self.model, self.adapter, parts[0], temperature, settings))
         for epoch in range(self.settings.ppo_epochs):
-            against_sampler = off_policy or epoch > 0
             gradient = empty_gradient(self.state.adapter_weights)
             for index, part in enumerate(parts):
                 gradient, part_sums, gap = add_policy_gradient(
-                    self.model, self.adapter, gradient, part, temperature, self.state.step, index, self.settings,
-                    against_sampler,
-                )  # fmt: skip
+                    self.model,
+                    self.adapter,
+                    gradient,
+                    part,
+                    temperature,
+                    self._dropout_key(index),
+                    settings=settings,
+                    against_sampler=off_policy or epoch > 0,
+                )
                 sums.append(part_sums)
                 if epoch == 0 and not self._adapter.dropout:
                     gaps.append(gap)
@@ -108,17 +114,29 @@ class Learner:
         if not parts:
             return self._skipped()
         sums, gradient = [], empty_gradient(self.state.adapter_weights)
+        settings = self.settings.gradient_settings()
         for index, part in enumerate(parts):
             gradient, part_sums = add_supervised_gradient(
-                self.model, self.adapter, gradient, part, self.state.step, index, self.settings
+                self.model, self.adapter, gradient, part, self._dropout_key(index), settings=settings
             )
             sums.append(part_sums)
         self.state, step = _apply(self.state, gradient, self.settings)
         return _metrics(parts, sums, [step])
 
+    def _dropout_key(self, microbatch: int) -> PRNGKeyArray | None:
+        """A key that the seed, the optimizer step and the microbatch determine; None without dropout."""
+        if not self._adapter.dropout:
+            return None
+        return _fold(self.settings.seed, self.state.step, microbatch)
+
     def _skipped(self) -> dict[str, float]:
         rate = float(self.settings.schedule(self.state.step))
         return {"update/skipped": 1.0, "update/tokens": 0.0, "grad_norm": 0.0, "learning_rate": rate}
+
+
+@jax.jit
+def _fold(seed: int, step: Int[Array, ""], microbatch: int) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), microbatch)
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="state")
@@ -127,7 +145,7 @@ def _apply(
 ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
     """One optimizer step; nothing of the state changes where the gradient is not finite."""
     mean = jax.tree.map(lambda numerator: numerator / gradient.normalizer, gradient.numerator)
-    norm = optax.global_norm(mean)
+    norm = optax.tree.norm(mean)
     updates, optimizer_state = settings.optimizer().update(mean, state.optimizer_state, state.adapter_weights)
     weights = optax.apply_updates(state.adapter_weights, updates)
     moved = LearnerState(weights, optimizer_state, state.step + 1)

@@ -11,29 +11,18 @@ from aflow_jax.grpo.optimizer import make_optimizer, warmup_cosine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnerSettings:
-    """What an update does.
+class GradientSettings:
+    """What the gradient of a microbatch depends on: a compiled program for each value.
 
     Attributes:
-      learning_rate: Peak of the schedule; `warmup_steps` counts optimizer steps, `max_steps` calls of `update`.
-      max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
       loss_type, clip_low, clip_high, dual_clip, kl_coef, kl_estimator, entropy_coef: See `policy_loss_sums`.
       max_completion_length: The constant of dr_grpo, in tokens; needed there only.
-      mask_truncated: Whether completions cut by the length limit leave the loss.
-      ppo_epochs: Optimizer steps for each batch.
       importance_sampling: How ratios against the sampler are truncated: by token, by sequence, or not.
       importance_cap: What they are truncated to.
-      microbatch_size: Sequences that go through the model at once. It changes memory and time, not the gradient.
       remat: What layers keep for the backward pass, a key of `aflow_jax.qwen2.REMAT_POLICIES`.
       logprob_chunk: Tokens whose logits exist at once; None: about 256 MB worth of them.
-      seed: Seed of the adapter's dropout.
     """
 
-    learning_rate: float = 2e-5
-    max_steps: int = 500
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
     loss_type: LossType = "grpo"
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -42,18 +31,38 @@ class LearnerSettings:
     kl_estimator: KLEstimator = "k3"
     entropy_coef: float = 0.0
     max_completion_length: int | None = None
-    mask_truncated: bool = False
-    ppo_epochs: int = 1
     importance_sampling: Literal["token", "sequence", "none"] = "token"
     importance_cap: float = 2.0
-    microbatch_size: int = 8
     remat: str = "full"
     logprob_chunk: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.loss_type == "dr_grpo" and not self.max_completion_length:
             raise ValueError("loss_type dr_grpo needs max_completion_length, the constant it divides by")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnerSettings(GradientSettings):
+    """What an update does.
+
+    Attributes:
+      learning_rate: Peak of the schedule; `warmup_steps` counts optimizer steps, `max_steps` calls of `update`.
+      max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
+      mask_truncated: Whether completions cut by the length limit leave the loss.
+      ppo_epochs: Optimizer steps for each batch.
+      microbatch_size: Sequences that go through the model at once. It changes memory and time, not the gradient.
+      seed: Seed of the adapter's dropout.
+    """
+
+    learning_rate: float = 2e-5
+    max_steps: int = 500
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    mask_truncated: bool = False
+    ppo_epochs: int = 1
+    microbatch_size: int = 8
+    seed: int = 0
 
     def schedule(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate of an optimizer step, counted from 0."""
@@ -61,3 +70,8 @@ class LearnerSettings:
 
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.schedule, weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm)
+
+    def gradient_settings(self) -> GradientSettings:
+        """The part that gradients depend on."""
+        names = [field.name for field in dataclasses.fields(GradientSettings)]
+        return GradientSettings(**{name: getattr(self, name) for name in names})

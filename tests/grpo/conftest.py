@@ -5,29 +5,34 @@ import pytest
 
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random
 
+CONFIG = Qwen2Config(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=97,
+    tie_word_embeddings=True,
+)
+
 
 @pytest.fixture(scope="session")
 def model():
-    config = Qwen2Config(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=97,
-        tie_word_embeddings=True,
-    )
-    # Weights 10 times the usual ones: otherwise every next token is equally likely.
-    return jax.tree.map(
-        lambda weight: weight * 10 if weight.ndim > 1 else weight, init_random(config, jax.random.key(0))
-    )
+    # Matrices 2 times the usual ones: otherwise every next token is equally likely.
+    return jax.jit(
+        lambda key: jax.tree.map(lambda weight: weight * 2 if weight.ndim > 1 else weight, init_random(CONFIG, key))
+    )(jax.random.key(0))
 
 
 @pytest.fixture(scope="session")
-def adapter(model):
-    fresh = init_adapter(model.config, 4, 8, "q_proj,v_proj,down_proj", jax.random.key(1))
-    keys = iter(jax.random.split(jax.random.key(2), 32))
-    return fresh.replace_weights(
-        jax.tree.map(lambda weight: 0.05 * jax.random.normal(next(keys), weight.shape), fresh.weights)
-    )
+def adapter():
+    def make(key):
+        fresh = init_adapter(CONFIG, 4, 8, ("q_proj", "v_proj", "down_proj"), key)
+        leaves, structure = jax.tree.flatten(fresh)
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(
+            structure, [0.05 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+        )
+
+    return jax.jit(make)(jax.random.key(1))
