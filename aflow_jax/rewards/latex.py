@@ -60,7 +60,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = _roots(_fractions(text))
     text = _degrees(text)
-    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\s+", " ", text).strip().removeprefix("=").strip()
     text = re.sub(r"(?<=[^\\\s])[.,;:\s]+$", "", re.sub(r"[.;,\s]+⟩$", "⟩", text))
     return text.rstrip(")").rstrip() if text.endswith(")") and not re.search(r"[(\[]", text) else text
 

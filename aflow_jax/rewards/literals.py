@@ -41,6 +41,7 @@ _IN_PROSE = re.compile(
     r"(?<![\w.\\])-?[$€£¥]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\s+\d+/\d+|\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?|\.\d+)"
     r"(?:[eE][+-]?\d+)?(?:\s*\\?%)?(?![A-Za-z]*\d)"
 )
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\{(\d+)\}")
 _UNIT = re.compile(
     r"\s*(?P<dash>-?)(?P<unit>⟨[^⟩]*⟩|[A-Za-z][A-Za-z .]*[A-Za-z]|[A-Za-z])\s*(?:\^\s*\{?(?P<power>[23])\}?)?\s*"
 )
@@ -78,7 +79,8 @@ _KNOWN_UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in a
 # Words that are part of an expression, never a unit after a number.
 _OPERATORS = frozenset(
     {"pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "infinity", "inf", "oo", "and", "or"}
-    | {"over", "mod", "to", "by", "times", "plus", "minus", "through"}
+    | {"over", "mod", "to", "by", "times", "plus", "minus", "through", "dozen", "dozens", "half", "halves", "third"}
+    | {"thirds", "squared", "cubed"}
 )
 
 
@@ -110,6 +112,9 @@ def parse_number(text: str) -> Number | None:
     words = _from_words(text)
     if words is not None:
         return words
+    repeating = _REPEATING.fullmatch(text)
+    if repeating:
+        return _repeating(*repeating.groups())
     currency = re.match(r"([+-]?)\s*([$€£¥])\s*([+-]?)", text)
     unit = ""
     if currency:
@@ -168,6 +173,15 @@ def _same(gold: Fraction, answer: Number) -> bool:
     if not answer.decimals or answer.decimals < 6:
         return False
     return abs(gold - answer.value) * 2 <= Fraction(1, 10**answer.decimals)
+
+
+def _repeating(sign: str, whole: str, start: str, period: str) -> Number | None:
+    if len(start) + len(period) > MAX_EXPONENT:
+        return None
+    value = Fraction(int(whole or 0)) + (Fraction(int(period), 10 ** len(period) - 1) + int(start or 0)) / 10 ** len(
+        start
+    )
+    return Number(-value if sign else value, decimals=None)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -243,14 +257,15 @@ def _unit(text: str, power: str | None, *, marked: bool) -> str | None:
 
 def _from_words(text: str) -> Number | None:
     """Read number words: `twelve`, `minus four`, `two hundred and five`, `three thousand`."""
-    words = re.sub(r"[⟨⟩]", " ", text.lower()).split()
+    words = re.sub(r"[⟨⟩]", " ", text).lower().split()
     if not words or not all(re.fullmatch(r"[a-z]+(?:-[a-z]+)?\.?", word) for word in words):
         return None
     words = [word.rstrip(".") for word in words]
     negative = words[0] in ("minus", "negative")
     total = current = 0
     found = False
-    for word in words[negative:]:
+    unit = ""
+    for place, word in enumerate(words[negative:], start=int(negative)):
         value = word_value(word)
         if value is not None:
             current, found = current + value, True
@@ -259,8 +274,9 @@ def _from_words(text: str) -> Number | None:
             if _SCALES[word] > 100:
                 total, current = total + current, 0
         elif word != "and" or not found:
+            named = _unit(" ".join(words[place:]), None, marked=False) if found else None
+            if named is None:
+                return None
+            unit = named
             break
-    else:
-        return Number(Fraction(-(total + current) if negative else total + current)) if found else None
-    # Words after the number are its unit, if nothing else stands there.
-    return None
+    return Number(Fraction(-(total + current) if negative else total + current), unit=unit) if found else None

@@ -15,6 +15,12 @@ from aflow_jax.rewards.extract import extract_in_domain, is_blank, is_code
 from aflow_jax.rewards.latex import is_words, key, normalise, words_key
 from aflow_jax.rewards.literals import Number, numbers_equal, parse_number
 from aflow_jax.rewards.ruling import Ruling
+from aflow_jax.rewards.structure import (
+    read_collection,
+    read_matrix,
+    split_equation,
+    without_membership,
+)
 from aflow_jax.rewards.symbolic import LIMIT_SECONDS, SymbolicPool, shared_pool
 
 EQUAL, NOT_EQUAL, NO_ANSWER = 1.0, 0.2, 0.0
@@ -24,10 +30,10 @@ _LONGEST_NAME = 200
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'?|⟨[^⟩]*⟩)(?:_(?:\{\w+\}|\w))?\s*(?:\([^()=]*\))?(?:\s*\^\s*\{?-1\}?\s*\([^()=]*\))?"
 )
-_EQUATION = re.compile(r"(?<![<>!\\:])(?:=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z]))")
 _BASE = re.compile(r"(?:⟨)?\(?(-?[0-9A-Za-z.]+)\)?(?:⟩)?_(?:\{(\w+)\}|⟨(\w+)⟩|(\w+))")
+_OPERATION = re.compile(r"[-+*/^!]|\\(?:frac|sqrt|times|cdot|cos|sin|tan|log|lceil|lfloor|binom)")
+_RELATION = re.compile(r"[=<>,]|\\(?:le|ge|ne|in)(?![A-Za-z])|^[\[(]")
 _CLOCK = re.compile(r"(\d{1,2}(?::\d{2})+)\s*⟨?\s*(?:([ap])\.?\s?m\.?)?\s*⟩?", re.IGNORECASE)
-_OPEN, _CLOSE = "([{", ")]}"
 
 
 def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool | None = None) -> Ruling:
@@ -49,6 +55,8 @@ def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool |
     if len(answer) > _LONGEST_ANSWER:
         return Ruling(NOT_EQUAL)
     comparison = Comparator(question, pool)
+    if _restates(question, answer) and key(gold_text) != key(normalise(answer)):
+        return Ruling(NOT_EQUAL)
     if comparison.equal(gold_text, normalise(answer)):
         return Ruling(EQUAL)
     # Where the gold is words the extraction may have cut them: the whole text is tried too.
@@ -88,8 +96,6 @@ class Comparator:
             return numbers_equal(gold_number, number, asks_percent=self._asks_percent)
         if is_words(gold) or is_words(answer):
             return self._words(gold, answer)
-        if self._restated(gold, answer):
-            return False
         for compare in (
             self._clocks,
             self._equations,
@@ -108,26 +114,15 @@ class Comparator:
         if is_words(gold) and words_key(gold) == words_key(answer):
             return True
         # "x = 5" is no word but `is_words` saw one: a name with its value.
-        parts = _split_equation(answer)
+        parts = split_equation(answer)
         if len(parts) == 2 and not is_words(gold):
             return self.equal(gold, parts[1])
         self.unread = True
         return False
 
-    def _restated(self, gold: str, answer: str) -> bool:
-        """Whether the answer is the question's own expression handed back unevaluated."""
-        asked = key(answer)
-        return (
-            len(asked) >= 4
-            and parse_number(answer) is None
-            and asked in key(normalise(self.question))
-            and (bool(re.search(r"[-+*/^!]|\\(?:frac|sqrt|times|cdot|cos|sin|tan|log|lceil|lfloor|binom)", asked)))
-            and not re.search(r"[=<>]|\\[lg]e(?![A-Za-z])|\\in(?![A-Za-z])|^[\[(]|,", asked)
-        )
-
     def _equations(self, gold: str, answer: str) -> bool | None:
         """`x = 5` for `5` and the other way round; of a chain `a = b`, any part of a gold, the last of an answer."""
-        golds, answers = _split_equation(gold), _split_equation(answer)
+        golds, answers = split_equation(gold), split_equation(answer)
         if len(golds) == 1 and len(answers) == 1:
             return None
         if len(golds) > 1 and len(answers) > 1:
@@ -175,12 +170,12 @@ class Comparator:
         return self.equal(both(gold), both(answer))
 
     def _matrices(self, gold: str, answer: str) -> bool | None:
-        golds, answers = _matrix(gold), _matrix(answer)
+        golds, answers = read_matrix(gold), read_matrix(answer)
         if golds is None and answers is None:
             return None
         # A column may be written as a tuple.
         if golds is None or answers is None:
-            tuple_, rows = (_collection(gold), answers) if golds is None else (_collection(answer), golds)
+            tuple_, rows = (read_collection(gold), answers) if golds is None else (read_collection(answer), golds)
             if tuple_ is None or tuple_.kind != "()" or rows is None or any(len(row) != 1 for row in rows):
                 return False
             column = [[item] for item in tuple_.items]
@@ -191,13 +186,15 @@ class Comparator:
         return all(self.equal(one, other) for one, other in pairs)
 
     def _unions(self, gold: str, answer: str) -> bool | None:
-        golds, answers = (re.split(r"\\cup(?![A-Za-z])", _membership(text)) for text in (gold, answer))
+        golds, answers = (re.split(r"\\cup(?![A-Za-z])", without_membership(text)) for text in (gold, answer))
         if len(golds) == 1 and len(answers) == 1:
             return None
+        if len(golds) != len(answers):
+            return False
         return self._same_members([part.strip() for part in golds], [part.strip() for part in answers])
 
     def _collections(self, gold: str, answer: str) -> bool | None:
-        golds, answers = _collection(_membership(gold)), _collection(_membership(answer))
+        golds, answers = read_collection(without_membership(gold)), read_collection(without_membership(answer))
         if golds is None and answers is None:
             return None
         if golds is None or answers is None:
@@ -240,78 +237,14 @@ class Comparator:
         return found.equal
 
 
-@dataclass(frozen=True)
-class _Collection:
-    kind: str
-    items: list[str]
-
-
-def _collection(text: str) -> _Collection | None:
-    """Read `(a, b)`, `[a, b)`, `\\{a, b\\}` or the bare list `a, b`; None for a single value."""
-    text = text.strip()
-    braces = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
-    if braces and _closes_at_end("{" + braces.group(1).replace("\\{", "{").replace("\\}", "}") + "}"):
-        return _Collection("{}", _split_list(braces.group(1)))
-    # A set as Python prints it.
-    if re.fullmatch(r"\{[^{}\\]*,[^{}\\]*\}", text):
-        return _Collection("{}", _split_list(text[1:-1]))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at_end(text):
-        items = _split_list(text[1:-1])
-        return _Collection(text[0] + text[-1], items) if len(items) > 1 else None
-    if parse_number(text) is not None:
-        return None
-    items = _split_list(text)
-    return _Collection("", items) if len(items) > 1 else None
-
-
-def _split_list(text: str) -> list[str]:
-    """Split at the commas, semicolons, `and` and `or` that stand in no bracket."""
-    items, depth, current = [], 0, ""
-    for token in re.split(r"(\\[{}]|[()\[\]{},;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))", text):
-        if token.strip("\\") in _OPEN and token.strip("\\"):
-            depth += 1
-        elif token.strip("\\") in _CLOSE and token.strip("\\"):
-            depth -= 1
-        if depth == 0 and token in (",", ";", "and", "or"):
-            items.append(current)
-            current = ""
-        else:
-            current += token
-    items.append(current)
-    return [item.strip() for item in items if item.strip()]
-
-
-def _closes_at_end(text: str) -> bool:
-    """Whether the first bracket is closed by the last character, as in `(1, 2)` but not in `(1)(2)`."""
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character in _OPEN) - (character in _CLOSE)
-        if depth <= 0:
-            return position == len(text) - 1
-    return False
-
-
-def _split_equation(text: str) -> list[str]:
-    """Split at equality signs, where the text is one equation and no list of them."""
-    if len(_split_list(text)) > 1 and not re.match(r"\s*\\?[A-Za-z](?:_\w)?\s*=[^=]*$", text):
-        return [text]
-    return [part.strip() for part in _EQUATION.split(text) if part.strip()] or [text]
-
-
-def _matrix(text: str) -> list[list[str]] | None:
-    rows = re.fullmatch(r"(?:Matrix\()?\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]\)?", text.strip())
-    if rows:
-        return [_split_list(row) for row in re.findall(r"\[([^\[\]]*)\]", rows.group(1))]
-    match = re.fullmatch(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", text.strip(), re.DOTALL)
-    if match is None or r"\begin" in match.group(1):
-        return None
-    lines = [row for row in re.split(r"\\\\|\\cr\b", match.group(1)) if row.strip()]
-    return [[cell.strip() for cell in row.split("&")] for row in lines]
-
-
-def _membership(text: str) -> str:
-    """`x \\in S` is S."""
-    return re.sub(r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])", "", text).strip()
+def _restates(question: str, answer: str) -> bool:
+    """Whether the answer is the question's own expression handed back unevaluated."""
+    said = normalise(answer)
+    asked = key(said)
+    if len(asked) < 4 or parse_number(said) is not None or asked not in key(normalise(question)):
+        return False
+    # Relations, intervals and lists may stand in the question and be the answer.
+    return bool(_OPERATION.search(asked)) and not _RELATION.search(asked)
 
 
 def _without_unit(text: str) -> str:

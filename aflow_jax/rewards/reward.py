@@ -12,7 +12,7 @@ from aflow_jax.rewards.components import efficiency, repetition, simplicity, tex
 from aflow_jax.rewards.faults import GradingUnavailable
 from aflow_jax.rewards.grade import DEFAULT_WEIGHTS, Grade, rule_async
 from aflow_jax.rewards.judge import Judge
-from aflow_jax.rewards.symbolic import SymbolicUnavailable
+from aflow_jax.rewards.symbolic import SymbolicUnavailable, shared_pool
 from aflow_jax.sandbox import SandboxUnavailable
 from aflow_jax.workflow import Outcome, Workflow, WorkflowError, operators_of
 from aflow_jax.workflow.trace import Execution
@@ -28,6 +28,8 @@ class Grader:
 
     def __init__(self, judge: Judge | None = None, *, weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
         """Take the judge, or None to let the rules alone decide, and the weights of the components by name."""
+        # Its workers start in the background, long before the first rollout needs them.
+        shared_pool()
         self._judge = judge
         self._weights = dict(weights)
 

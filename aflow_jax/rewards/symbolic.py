@@ -1,9 +1,9 @@
 """Symbolic equality in processes that can be killed.
 
 math-verify and sympy may think for ever about a hostile or merely unlucky expression, and their own time limits are
-signals, which work in no thread. So each comparison runs in a worker: a clean interpreter, started (never forked from a
-process that holds JAX), with an empty environment and a bound on memory. A worker that exceeds the limit is killed and
-replaced while others serve.
+signals, which work in no thread. So comparisons run in workers: clean interpreters, started (never forked from a
+process that holds JAX), with an empty environment, each of which forks a child for every comparison and kills it at its
+limit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import atexit
 import functools
 import json
 import os
+import queue
 import selectors
 import subprocess
 import sys
@@ -22,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_SECONDS = 2.0
-START_SECONDS = 120.0
 MAX_CHARACTERS = 1_000
 
+_START_SECONDS = 120.0
+# A worker that does not say so itself by then has hung, and is replaced.
+_GRACE_SECONDS = 5.0
 _GUEST = Path(__file__).with_name("symbolic_guest.py")
 
 
 class SymbolicUnavailable(Exception):
-    """No symbolic worker can be started: the machine's fault, not the answer's."""
+    """No symbolic worker can be had: the machine's fault, not the answer's."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Comparison:
 
     Attributes:
         equal: whether the two are the same.
-        parsed: whether the answer could be read at all; True where time ran out.
+        parsed: whether the answer could be read at all; True where time or memory ran out.
         timed_out: whether the limit ended it; it is then not equal.
     """
 
@@ -50,72 +53,53 @@ class Comparison:
 class SymbolicPool:
     """A few workers shared by all threads; each comparison takes one of them for at most `limit` seconds.
 
-    Workers start in the background when the pool is made, and again when one was killed; a comparison prefers one that
-    is ready and waits for a start only where there is none. `close` ends them.
+    They start in the background when the pool is made; the first comparisons wait for that, outside of their limit.
+    `close` ends them.
     """
 
     def __init__(self, size: int, *, limit: float = LIMIT_SECONDS) -> None:
         self.limit = limit
         self._closed = False
-        self._freed = threading.Condition()
-        self._idle = [_Worker(limit) for _ in range(size)]
+        self._lock = threading.Lock()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for _ in range(size):
+            self._idle.put(_Worker())
 
     def compare(self, gold: str, answer: str, *, limit: float | None = None) -> Comparison:
         """Compare two normalised LaTeX expressions; thread-safe, blocking.
 
         Raises:
-            SymbolicUnavailable: a worker cannot be started.
+            SymbolicUnavailable: a worker cannot be started, or died.
         """
         if max(len(gold), len(answer)) > MAX_CHARACTERS:
             return Comparison(equal=False, parsed=False)
-        worker = self._take()
+        seconds = min(limit or self.limit, self.limit)
+        worker = self._idle.get()
         try:
-            if not worker.alive():
-                worker.kill()
-                worker = _Worker(self.limit)
-            reply = worker.ask({"gold": gold, "answer": answer}, min(limit or self.limit, self.limit))
-            if reply is None:
-                timed_out = worker.alive()
-                worker.kill()
-                worker = _Worker(self.limit)
-                return Comparison(equal=False, parsed=timed_out, timed_out=timed_out)
-            return Comparison(equal=reply["equal"], parsed=reply["parsed"])
+            return Comparison(**worker.ask({"gold": gold, "answer": answer, "seconds": seconds}, seconds))
+        except SymbolicUnavailable:
+            worker.kill()
+            worker = _Worker()
+            raise
         finally:
-            self._give(worker)
-
-    def warm_up(self) -> None:
-        """Wait until every idle worker has started; raise SymbolicUnavailable where one does not."""
-        with self._freed:
-            for worker in self._idle:
-                worker.start()
+            with self._lock:
+                if self._closed:
+                    worker.kill()
+                else:
+                    self._idle.put(worker)
 
     def close(self) -> None:
         """Kill the workers that are idle, and those that are busy as soon as they are done."""
-        with self._freed:
+        with self._lock:
             self._closed = True
-            while self._idle:
-                self._idle.pop().kill()
-
-    def _take(self) -> _Worker:
-        with self._freed:
-            while not self._idle:
-                self._freed.wait()
-            place = next((at for at, worker in enumerate(self._idle) if worker.ready()), 0)
-            return self._idle.pop(place)
-
-    def _give(self, worker: _Worker) -> None:
-        with self._freed:
-            if self._closed:
-                worker.kill()
-            else:
-                self._idle.append(worker)
-                self._freed.notify()
+            while not self._idle.empty():
+                self._idle.get().kill()
 
 
 @functools.cache
 def shared_pool() -> SymbolicPool:
     """Return the process's own pool, started at the first call and ended with the process."""
-    pool = SymbolicPool(1 + min(4, os.cpu_count() or 1))
+    pool = SymbolicPool(max(1, min(4, os.cpu_count() or 1)))
     atexit.register(pool.close)
     return pool
 
@@ -123,10 +107,10 @@ def shared_pool() -> SymbolicPool:
 class _Worker:
     """One guest process and the unread part of its output."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_GUEST), str(max(1, round(limit)))],
+                [sys.executable, "-I", str(_GUEST)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -139,32 +123,18 @@ class _Worker:
         self._ready = False
         self._unread = b""
 
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def start(self) -> None:
-        """Wait until it has started."""
-        if not self._ready and self._line(START_SECONDS) is None:
-            self.kill()
-            raise SymbolicUnavailable("the symbolic checker does not start: is math-verify installed?")
-        self._ready = True
-
-    def ready(self) -> bool:
-        """Whether it has started, without waiting."""
-        self._ready = self._ready or (self.alive() and self._line(0.0) is not None)
-        return self._ready
-
-    def ask(self, request: dict[str, str], limit: float) -> dict[str, Any] | None:
-        """Return the reply, or None where the limit passed or the worker died."""
-        self.start()
+    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the reply to a request that takes so many seconds at most, once the process has started."""
+        if not self._ready:
+            self._line(_START_SECONDS)
+            self._ready = True
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = self._line(limit)
-        return None if line is None else json.loads(line)
+        except BrokenPipeError as error:
+            raise SymbolicUnavailable("the symbolic checker died") from error
+        return json.loads(self._line(seconds + _GRACE_SECONDS))
 
     def kill(self) -> None:
         self._process.kill()
@@ -173,17 +143,17 @@ class _Worker:
             assert pipe is not None
             pipe.close()
 
-    def _line(self, limit: float) -> bytes | None:
+    def _line(self, seconds: float) -> bytes:
         assert self._process.stdout is not None
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return None
+                    raise SymbolicUnavailable("the symbolic checker does not answer")
                 piece = os.read(self._process.stdout.fileno(), 65536)
                 if not piece:
-                    return None
+                    raise SymbolicUnavailable("the symbolic checker died: is math-verify installed?")
                 self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return line

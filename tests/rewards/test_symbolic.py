@@ -1,19 +1,19 @@
 import os
+import signal
 import threading
-import time
 
 import pytest
 
-from aflow_jax.rewards.symbolic import SymbolicPool
+from aflow_jax.rewards.symbolic import Comparison, SymbolicPool, SymbolicUnavailable
 
 ENDLESS = r"\sum_{i=1}^{100000000} i^{i}"
 
 
 @pytest.fixture(scope="module")
 def pool():
-    with_one_spare = SymbolicPool(2)
-    yield with_one_spare
-    with_one_spare.close()
+    one = SymbolicPool(1)
+    yield one
+    one.close()
 
 
 def workers() -> set[int]:
@@ -50,29 +50,51 @@ def test_what_cannot_be_parsed_is_reported(pool: SymbolicPool) -> None:
     assert not pool.compare("x", "x" * 10_000).parsed
 
 
-def test_a_comparison_past_its_limit_is_killed_replaced_and_not_equal(pool: SymbolicPool) -> None:
+@pytest.mark.parametrize("answer", [ENDLESS, "9^{9^{9^{9^9}}}"])
+def test_a_comparison_past_its_limit_is_killed_and_not_equal(pool: SymbolicPool, answer: str) -> None:
+    assert pool.compare("x", "x").equal
     before = workers()
-    found = pool.compare("x+1", ENDLESS)
-    assert (found.equal, found.parsed, found.timed_out) == (False, True, True)
-    assert before - workers()
+    assert pool.compare("x+1", answer, limit=0.5) == Comparison(equal=False, parsed=True, timed_out=True)
+    assert pool.compare("x+1", "1+x").equal
+    # The workers live on; only the comparison's own process is gone.
+    assert workers() == before
+
+
+def test_one_that_eats_all_memory_is_not_equal_and_harms_nobody(pool: SymbolicPool) -> None:
+    assert not pool.compare("x+1", "2^{100000000000}").equal
     assert pool.compare("x+1", "1+x").equal
 
 
-def test_one_endless_comparison_does_not_hold_up_the_others(pool: SymbolicPool) -> None:
+def test_one_endless_comparison_does_not_hold_up_the_others() -> None:
+    pool = SymbolicPool(2)
     order: list[str] = []
-    pool.warm_up()
 
     def endless() -> None:
         pool.compare("x+1", ENDLESS)
         order.append("endless")
 
+    # Both have started once each has answered.
+    for _ in range(2):
+        pool.compare("x", "x")
     thread = threading.Thread(target=endless)
     thread.start()
-    time.sleep(0.1)
     assert pool.compare("x+1", "1+x").equal
     order.append("honest")
     thread.join()
+    pool.close()
     assert order == ["honest", "endless"]
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    before = workers()
+    pool = SymbolicPool(1)
+    assert pool.compare("x", "x").equal
+    (worker,) = workers() - before
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(SymbolicUnavailable):
+        pool.compare("x", "x")
+    assert pool.compare("x", "x").equal
+    pool.close()
 
 
 def test_a_worker_sees_no_environment_and_dies_with_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
