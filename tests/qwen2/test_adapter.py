@@ -7,7 +7,7 @@ import pytest
 from golden_models import SHAPES, VOCABULARY, make_model
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import TARGETS, Adapter, Qwen2, Qwen2Config, init_adapter, init_random, parameter_count
+from aflow_jax.qwen2 import TARGETS, Adapter, Qwen2, Qwen2Config, init_adapter, parameter_count
 from aflow_jax.qwen2.adapter import low_rank_delta
 
 SEVEN_B = Qwen2Config(
@@ -43,10 +43,6 @@ def test_rank_64_on_attention_of_7b_has_40370176_parameters():
     )
     assert parameter_count(adapter) == 40_370_176
     assert {leaf.dtype for leaf in jax.tree.leaves(adapter)} == {jnp.dtype(jnp.float32)}
-
-
-def test_7b_has_7615616512_parameters():
-    assert parameter_count(jax.eval_shape(lambda key: init_random(SEVEN_B, key), jax.random.key(0))) == 7_615_616_512
 
 
 def test_a_new_adapter_leaves_hidden_states_bit_identical(model):
