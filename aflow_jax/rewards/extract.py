@@ -31,7 +31,7 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 # A sentence ends at a stop before a space, but not inside initials and abbreviations such as "J. R." or "St.".
-_SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"'])(?<!\b\w)(?<!\b(?:St|Mr|Dr|Jr|Sr|vs|No))(?<!\bMrs)[.!](?=\s+[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"'])(?<!\b[A-Z])(?<!\b(?:St|Mr|Dr|Jr|Sr|vs|No))(?<!\bMrs)[.!](?=\s+[A-Z])")
 
 
 def extract_answer(text: str, source: str) -> str | None:
@@ -56,11 +56,11 @@ def extract_in_domain(text: str, domain: str) -> str | None:
     prose = _FENCE.sub(_keep_plain_fence, text).strip()
     if is_blank(prose):
         return None
-    marked = _marked(prose)
+    marked = _marked(prose, domain)
     if marked is not None:
         if is_blank(marked) or is_code(marked):
             return None
-        return _expression_in(marked) if domain == "math" else marked
+        return marked
     if is_code(prose):
         return None
     if domain == "qa":
@@ -134,7 +134,8 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def _marked(text: str) -> str | None:
+def _marked(text: str, domain: str) -> str | None:
+    """Return what the first kind of mark found holds; of a phrase about mathematics only its expression."""
     hashes = [line.strip() for line in _HASHES.findall(text)]
     if hashes and is_expression(hashes[-1]):
         return hashes[-1]
@@ -142,9 +143,10 @@ def _marked(text: str) -> str | None:
     if boxed is not None:
         return boxed.strip()
     inner = _last_element(text)
-    if inner is not None:
-        return inner if is_blank(inner) else _phrase(inner) or inner
-    return _phrase(text)
+    if inner is not None and is_blank(inner):
+        return inner
+    said = _phrase(text) if inner is None else _phrase(inner) or inner
+    return _expression_in(said) if said is not None and domain == "math" else said
 
 
 def _last_element(text: str) -> str | None:

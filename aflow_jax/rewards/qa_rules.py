@@ -17,16 +17,17 @@ _LEVELS = ((0.8, 1.0), (0.5, 0.7), (0.3, 0.4), (0.1, 0.2))
 _LONGEST_ANSWER = 4_000
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
 _OPTION_LINE = re.compile(r"^\s*\(?([A-J])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
+# A letter by itself, in brackets, or before a stop, a dash, a bracket or a reason; then what follows it.
 _LETTER = re.compile(
-    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-J])(?=[.):,]|\s*$|\s+[-–—])|([a-j])(?=[.):]|\s*$))[.):,\s–—-]*(.*)",
+    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-J])(?=[.):,]|\s*$|\s+(?:[-–—(]|because\b|since\b))|([a-j])(?=[.):]|\s*$))"
+    r"[.):,\s–—-]*(.*)",
     re.DOTALL,
 )
-_LEAD = re.compile(
-    r"^(?:(?:the\s+)?(?:correct|right|best|final)?\s*(?:answer|option|choice)\b\s*(?:is\b|[:=])?\s*)+(?:option\b|choice\b)?\s*",
-    re.IGNORECASE,
-)
+_CHOOSING = r"(?:i\s+(?:would\s+)?(?:choose|pick|select)|it\s+is|it's)\s+"
+_NAMING = r"(?:the\s+)?(?:correct|right|best|final)?\s*(?:answer|option|choice)\b\s*(?:is\b|[:=])?\s*"
+_LEAD = re.compile(rf"^(?:{_CHOOSING}(?:{_NAMING})*|(?:{_NAMING})+)", re.IGNORECASE)
 _SECOND_LETTER = re.compile(r"(?:and|or|&|/|,)?\s*\(?[b-jB-J]\)?(?:\W|$)")
-_MARKUP = "*_`\"' \n\t"
+_MARKUP = "$*_`\"' \n\t"
 _ABSTENTION = re.compile(
     r"(?:(?:this|the)\s+)?(?:question\s+)?(?:it\s+)?(?:(?:is|was)\s+)?"
     r"(?:unanswerable|not\s+answerable|(?:can\s?not|can't|could\s+not)\s+be\s+(?:answered|determined)|no\s+answer|impossible\s+to\s+answer"
@@ -113,7 +114,7 @@ def choose_option(answer: str, options: dict[str, str]) -> str | None:
     `B`, `(B)`, `B.`, `B. its text`, `Option B`, `its text`; a letter inside a word, or before another option's text, is
     none.
     """
-    bare = answer.strip().strip(_MARKUP).strip()
+    bare = re.sub(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}", r"\1", answer).strip(_MARKUP)
     for candidate in dict.fromkeys((bare, _LEAD.sub("", bare).strip(_MARKUP).strip())):
         for choose in (_by_exact_text, _by_letter, _by_text):
             letter = choose(candidate, options)

@@ -15,6 +15,10 @@ from aflow_jax.rewards.extract import extract_code, is_blank, is_code, last_boxe
         ("I think <answer>5</answer> of 9", "5"),
         ("<answer>The answer is 5.</answer>", "5."),
         ("First 3, then 4. The answer is 12 because 3 * 4 = 12.", "12"),
+        ("The answer is 5. I checked it 2 times.", "5"),
+        (r"\boxed{\text{all numbers above } 5}", r"\text{all numbers above } 5"),
+        ("<answer>It is 5 apples.</answer>", "5"),
+        ("The answer is:\n\n$$\n\\frac{3}{4}\n$$\nwhich is 0.75 of it.", r"$\frac{3}{4}$"),
         ("**Final Answer:** 18", "18"),
         ("She has 3 apples and buys 4, so in total she has 7 of them.", "7"),
         (r"Hence the length is $\frac{3}{4}$ of the side.", r"\frac{3}{4}"),
@@ -111,7 +115,7 @@ def test_an_unknown_source_is_named() -> None:
         extract_answer("5", "gsm9k")
 
 
-def test_a_hostile_text_of_megabytes_takes_no_time_to_speak_of() -> None:
+def test_a_hostile_text_of_megabytes_is_read_all_the_same() -> None:
     for text in (
         "\\boxed{" * 100_000,
         "the answer is " * 100_000,

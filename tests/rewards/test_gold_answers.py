@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT.parent / "shared" / "data" / "problems"
 SAMPLES = {
     "gsm8k_train": 40,
-    "math_train": 40,
+    "math_train": 30,
     "hotpotqa_train": 40,
     "drop_validate": 40,
     "squad_v2_dev_500": 60,

@@ -149,6 +149,11 @@ def test_the_options_of_a_question() -> None:
         "I think so, therefore the answer is **B**.",
         "B. It was signed there in 1773.",
         "The correct option is B",
+        "I choose B",
+        "It's option (b)",
+        "B because it lies by the sea",
+        "B (Boston)",
+        r"$\boxed{\text{(B)}}$",
     ],
 )
 def test_the_right_option_in_its_usual_dresses(answer: str) -> None:
