@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any, Literal
 
 from aflow_jax.errors import UserError
 from aflow_jax.sandbox.guest import landlock, seccomp
+from aflow_jax.sandbox.guest.jail import SCRATCH, SCRATCH_BYTES
 from aflow_jax.sandbox.process import BackendRefused, ZygoteProcess
+from aflow_jax.sandbox.results import SandboxUnavailable
 
-Backend = Literal["auto", "namespaces", "landlock", "unsafe"]
-PREFERENCE = ("namespaces", "landlock")
+Backend = Literal["auto", "namespaces", "bubblewrap", "landlock", "unsafe"]
+PREFERENCE = ("namespaces", "bubblewrap", "landlock")
 
 _PACKAGES = ("numpy", "sympy", "mpmath")
 _SYSTEM = (
@@ -34,7 +37,7 @@ class SandboxReport:
     """What isolates programs on this machine.
 
     Attributes:
-        backend: the one in use: "namespaces", "landlock" or "unsafe".
+        backend: the one in use: "namespaces", "bubblewrap", "landlock" or "unsafe".
         mechanisms: what it is made of, in words.
         refused: the better backends that this machine does not offer, with the reason.
     """
@@ -56,6 +59,8 @@ def settings_for(backend: str, packages: tuple[str, ...]) -> dict[str, Any]:
         "readable": list(_readable()),
         "devices": devices,
         "packages": list(packages),
+        "launcher": _bubblewrap(devices) if backend == "bubblewrap" else [],
+        "scratch_root": SCRATCH if backend == "bubblewrap" else None,
         "package_folders": sorted({str(folder.parent) for folder in _package_folders()}),
     }
 
@@ -77,7 +82,10 @@ def choose(backend: Backend, packages: tuple[str, ...]) -> tuple[ZygoteProcess, 
         if reason is None:
             try:
                 zygote = ZygoteProcess(settings_for(name, packages))
-            except BackendRefused as refusal:
+            except SandboxUnavailable as refusal:
+                # bwrap refuses by not starting; from the others that is a fault, which may pass.
+                if not isinstance(refusal, BackendRefused) and name != "bubblewrap":
+                    raise
                 reason = str(refusal)
             else:
                 return zygote, SandboxReport(name, _mechanisms(name), refused)
@@ -97,8 +105,12 @@ def missing(backend: str) -> str | None:
         return "it needs Linux"
     if not seccomp.supported():
         return f"no system call table for {os.uname().machine}"
-    if backend == "landlock" and not landlock.version():
+    if backend in ("bubblewrap", "landlock") and not landlock.version():
         return "the kernel has no Landlock"
+    if backend == "bubblewrap" and shutil.which("bwrap") is None:
+        return "bwrap is not installed"
+    if backend == "bubblewrap" and os.getuid() == 0:
+        return "it gives no users of their own to root's jobs; root makes the namespaces itself"
     return None
 
 
@@ -107,11 +119,24 @@ def _mechanisms(backend: str) -> tuple[str, ...]:
     match backend:
         case "namespaces":
             walls = ("namespaces (mount, process, network, ipc)", "seccomp", *user, "sized tmpfs")
+        case "bubblewrap":
+            walls = ("bubblewrap", f"Landlock {landlock.version()}", "seccomp", "sized tmpfs")
         case "landlock":
             walls = (f"Landlock {landlock.version()}", "seccomp", *user)
         case _:
             return ("resource limits only: programs reach every file, process and network that you reach",)
     return (*walls, "resource limits", "empty environment")
+
+
+def _bubblewrap(devices: list[str]) -> list[str]:
+    shown = [*_readable(), os.path.realpath(sys.executable), str(Path(__file__).parent / "guest")]
+    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    for path in shown:
+        # A link, as /lib is one on a merged system, is shown as what it leads to.
+        command += ["--ro-bind", os.path.realpath(path), path]
+    for device in devices:
+        command += ["--dev-bind", device, device]
+    return [*command, "--size", str(SCRATCH_BYTES), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
 
 
 @cache

@@ -148,7 +148,7 @@ class ZygoteProcess:
         )
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", boot],
+                [*settings["launcher"], os.path.realpath(sys.executable), "-I", "-S", "-c", boot],
                 env=_ENVIRONMENT,
                 cwd="/",
                 stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ from aflow_jax.errors import UserError
 from aflow_jax.sandbox import configure_sandbox
 
 
-@pytest.fixture(scope="module", params=["namespaces", "landlock"])
+@pytest.fixture(scope="module", params=["namespaces", "bubblewrap", "landlock"])
 def backend(request):
     """Each isolating backend that this machine offers."""
     try:

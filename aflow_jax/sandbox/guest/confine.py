@@ -6,6 +6,7 @@ landlock     Landlock                  own uid, Landlock    own uid if root  rli
 unsafe       everything is reachable   -                    -                rlimits               -
 """
 
+import mmap
 import os
 import pathlib
 import resource
@@ -32,11 +33,10 @@ class Unsafe:
         self.scratch: dict[int, str] = {}
         self.is_root = os.getuid() == 0
         self.first_uid = _FIRST_UID + _UIDS_EACH * (os.getpid() & 0x3F_FFFF)
-        self.statistics = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def measure(self) -> None:
         """Notes the address space of the warm interpreter: a job's limit is on top of it."""
-        self.base_memory = int(os.pread(self.statistics, 100, 0).split()[0]) * resource.getpagesize()
+        self.base_memory = _address_space()
 
     def fork(self, order: dict[str, Any]) -> int:
         """Forks the job's process. 0 in the child, whose order then names its scratch folder."""
@@ -110,9 +110,7 @@ class Namespaced(Unsafe):
 
     def __init__(self, settings: dict[str, Any]):
         super().__init__(settings)
-        os.close(self.statistics)
-        jail = build_jail(settings["readable"], settings["devices"], unprivileged=not self.is_root)
-        self.processes, self.statistics = jail
+        self.processes = build_jail(settings["readable"], settings["devices"], unprivileged=not self.is_root)
         self.filter = Filter()
 
     def fork(self, order: dict[str, Any]) -> int:
@@ -152,10 +150,28 @@ def _open_to_others(path: str) -> bool:
     return all(os.stat(folder).st_mode & 0o5 for folder in folders)
 
 
+def _address_space() -> int:
+    # Found as the least limit under which a page more can be had: there is no /proc to ask behind a wall.
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    low, high = 0, 1 << 42
+    while high - low > 1 << 20:
+        middle = (low + high) // 2
+        resource.setrlimit(resource.RLIMIT_AS, (middle, hard))
+        try:
+            mmap.mmap(-1, resource.getpagesize()).close()
+        except (OSError, MemoryError):
+            low = middle
+        else:
+            high = middle
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    return high
+
+
 def _settle() -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
 
 
-BACKENDS = {"namespaces": Namespaced, "landlock": Landlocked, "unsafe": Unsafe}
+# Bubblewrap builds its wall around the zygote before the zygote starts; the jobs are told apart as without it.
+BACKENDS = {"namespaces": Namespaced, "bubblewrap": Landlocked, "landlock": Landlocked, "unsafe": Unsafe}

@@ -13,14 +13,13 @@ _SITE = "/proc"
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
 
 
-def build_jail(readable: Iterable[str], devices: Iterable[str], *, unprivileged: bool) -> tuple[int, int]:
+def build_jail(readable: Iterable[str], devices: Iterable[str], *, unprivileged: bool) -> int:
     """Moves this process into fresh namespaces with such a root. Returns in a child, the first of its namespace.
 
     The calling process stays behind only to wait for that child.
 
     Returns:
-        Two descriptors that cannot be opened behind the wall, where there is no /proc: the child's process namespace
-        and its /proc/self/statm.
+        A descriptor of the child's process namespace; it could not be opened behind the wall, where there is no /proc.
 
     Args:
         readable: files and folders to be shown at their own places.
@@ -42,9 +41,8 @@ def build_jail(readable: Iterable[str], devices: Iterable[str], *, unprivileged:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    statistics = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     _assemble([path for path in readable if os.path.exists(path)], list(devices))
-    return namespace, statistics
+    return namespace
 
 
 def _assemble(readable: list[str], devices: list[str]) -> None:
