@@ -1,5 +1,6 @@
 """From the policy's text to a run: the graph, its language, the prompt that teaches it, the operators, the executor."""
 
+from aflow_jax.workflow.aflow_module import AFlowError, AFlowModule, from_aflow_module, to_aflow_module
 from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow
 from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
@@ -12,6 +13,8 @@ from aflow_jax.workflow.trace import Execution, OperatorCall, Usage
 from aflow_jax.workflow.warm_start import answer_text, demonstrations, load_demonstrations
 
 __all__ = [
+    "AFlowError",
+    "AFlowModule",
     "Branch",
     "Call",
     "Chain",
@@ -30,6 +33,7 @@ __all__ = [
     "demonstrations",
     "distance",
     "format",
+    "from_aflow_module",
     "load_demonstrations",
     "load_library",
     "nesting",
@@ -40,6 +44,7 @@ __all__ = [
     "parse_completion",
     "parse_expression",
     "policy_messages",
+    "to_aflow_module",
     "worst_case_calls",
     "worst_case_llm_calls",
 ]

@@ -10,8 +10,10 @@ _FIRST_NAMES = (
     "Nadia", "Oskar", "Paula", "Rashid", "Sofia", "Tomas", "Vera", "Walter", "Yara", "Anton", "Bella", "Cyril", "Dora",
 )  # fmt: skip
 _LAST_NAMES = (
-    "Reyes", "Lindt", "Okoye", "Varga", "Marsh", "Amado", "Holm", "Idris", "Castell", "Stern", "Tanaka", "Ferro", "Petrov",
-    "Solis", "Brandt", "Nkemi", "Aziz", "Duarte", "Berg", "Kovacs", "Quist", "Haddad", "Moreau", "Lund", "Sato", "Weiss",
+    "Reyes", "Lindt", "Okoye", "Varga", "Marsh", "Amado", "Holm", "Idris", "Castell", "Stern", "Tanaka", "Ferro",
+    "Petrov",
+    "Solis", "Brandt", "Nkemi", "Aziz", "Duarte", "Berg", "Kovacs", "Quist", "Haddad", "Moreau", "Lund", "Sato",
+    "Weiss",
 )  # fmt: skip
 _TOWN_STARTS = (
     "Ar", "Bre", "Cor", "Dun", "East", "Far", "Glen", "Har", "Il", "Jor", "Kes", "Lor", "Mar", "Nord", "Os", "Pel",
