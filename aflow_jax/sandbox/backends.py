@@ -81,7 +81,7 @@ def choose(backend: Backend, packages: tuple[str, ...]) -> tuple[ZygoteProcess, 
         reason = missing(name)
         if reason is None:
             try:
-                zygote = ZygoteProcess(settings_for(name, packages))
+                zygote = _tried(ZygoteProcess(settings_for(name, packages)))
             except SandboxUnavailable as refusal:
                 # bwrap refuses by not starting; from the others that is a fault, which may pass.
                 if not isinstance(refusal, BackendRefused) and name != "bubblewrap":
@@ -114,6 +114,18 @@ def missing(backend: str) -> str | None:
     return None
 
 
+def _tried(zygote: ZygoteProcess) -> ZygoteProcess:
+    # What a container forbids, such as changing the user, shows only when a job is walled in.
+    job = zygote.start({"kind": "program", "slot": 0, "memory": 64 << 20, "cpu": 5})
+    try:
+        job.await_walls()
+        job.end()
+    except SandboxUnavailable as error:
+        zygote.close()
+        raise BackendRefused(str(error)) from error
+    return zygote
+
+
 def _mechanisms(backend: str) -> tuple[str, ...]:
     user = ("own user for each job",) if os.getuid() == 0 else ()
     match backend:
@@ -141,7 +153,7 @@ def _bubblewrap(devices: list[str]) -> list[str]:
 
 @cache
 def _readable() -> tuple[str, ...]:
-    paths = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("LIBDIR")]
+    paths = [sysconfig.get_path("stdlib"), os.path.join(sys.base_prefix, "lib")]
     for folder in _package_folders():
         paths += [str(folder), str(folder.with_name(f"{folder.name}.libs"))]
     kept: list[str] = []

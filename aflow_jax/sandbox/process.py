@@ -52,6 +52,19 @@ class Job:
         self.lifeline = lifeline
         self._received = bytearray()
 
+    def await_walls(self) -> None:
+        """Waits until the job is walled in. Nothing untrusted has run before that, so a failure is the sandbox's.
+
+        Raises:
+            SandboxUnavailable: the walls could not be put up; the message says which.
+        """
+        try:
+            fault = self.receive(time.monotonic() + _START_SECONDS)["walls"]
+        except (DeadlineError, ClosedError) as error:
+            raise SandboxUnavailable("the sandbox died or hung before its job began") from error
+        if fault is not None:
+            raise SandboxUnavailable(f"the sandbox could not wall its job in: {fault}")
+
     def send(self, message: dict[str, Any]) -> None:
         """Sends a message. Raises ClosedError when the job is gone, WireError when it is too long."""
         self.send_body(json.dumps(message).encode())

@@ -108,11 +108,13 @@ class _Run:
             job = self.start("program", source, 2 * slot, timeout, memory_mb)
             message, fault = None, None
             try:
+                job.await_walls()
                 job.send({"source": source})
                 message = job.receive(time.monotonic() + timeout)
             except (DeadlineError, ClosedError, WireError) as error:
                 fault = error
-            status = job.end()
+            finally:
+                status = job.end()
         if isinstance(fault, DeadlineError):
             return ProgramResult("timeout", None, "", f"no result after {timeout:g} seconds")
         if isinstance(fault, WireError):
@@ -127,6 +129,8 @@ class _Run:
             try:
                 referee = self.start("referee", test, 2 * slot + 1, timeout + _GRACE_SECONDS, memory_mb)
                 try:
+                    for job in (solution, referee):
+                        job.await_walls()
                     relay = Relay(solution, referee, timeout)
                     verdict = relay.run(code, entry_point, test)
                 finally:

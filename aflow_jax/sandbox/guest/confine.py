@@ -89,7 +89,9 @@ class Landlocked(Unsafe):
         self.filter = Filter()
         # An interpreter in root's own home would be out of a job's reach, so that it could not import anything. The
         # capability to read lets it through; which trees it reads is Landlock's to say all the same.
-        hidden = not all(_open_to_others(path) for path in settings["readable"])
+        hidden = [path for path in settings["readable"] if not _open_to_others(path)] if self.is_root else []
+        if hidden and not kernel.has_capability(kernel.CAP_DAC_READ_SEARCH):
+            raise PermissionError(f"{hidden[0]} is not open to other users; install Python where it is")
         self.capabilities = (kernel.CAP_DAC_READ_SEARCH,) if hidden else ()
 
     def wall_in(self, order: dict[str, Any]) -> None:

@@ -80,3 +80,10 @@ def keep_capabilities(*kept: int) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)(bits, bits, 0, 0, 0, 0)  # effective, permitted, inheritable, then the upper halves
     syscall(_CAPSET[os.uname().machine], ctypes.byref(header), ctypes.byref(data))
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability in effect."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff"))
+    return bool(int(line.split()[1], 16) >> number & 1)

@@ -13,14 +13,13 @@ import selectors
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 from .confine import BACKENDS, Unsafe
 from .program import run_program
 from .referee import referee
 from .solution import serve_solution
-from .wire import read_frame
+from .wire import read_frame, write_frame
 
 # What solutions import most, found in memory by every job.
 _COMMON_MODULES = (
@@ -70,6 +69,7 @@ class Zygote:
         self.confinement = confinement
         self.lifelines: dict[int, socket.socket] = {}  # by process id
         self.selector = selectors.DefaultSelector()
+        self.nowhere = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Runs until the control socket ends."""
@@ -112,20 +112,30 @@ class Zygote:
         """The forked process: walls itself in, then reads its job. Never returns."""
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self.selector.close()
-            for other in (self.control, lifeline, *self.lifelines.values()):
-                other.close()
-            self.confinement.wall_in(order)
+            self.detach(lifeline)
+            try:
+                self.confinement.wall_in(order)
+            except OSError as error:
+                write_frame(channel, {"walls": str(error)})
+                return
+            # Said before any of the job is read: nobody but this code can say it.
+            write_frame(channel, {"walls": None})
             _JOBS[order["kind"]](channel, read_frame(channel))
             status = 0
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass  # the parent has what it wanted and closed the channel
-        except BaseException:  # noqa: BLE001 - a forked process must not run on into the zygote's own loop
-            traceback.print_exc(file=sys.stderr)
         finally:
-            os._exit(status)
+            os._exit(status)  # a forked process must not run on into the zygote's own loop
+
+    def detach(self, lifeline: socket.socket) -> None:
+        """In the forked process: lets go of all that is the zygote's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.selector.close()
+        for other in (self.control, lifeline, *self.lifelines.values()):
+            other.close()
+        for descriptor in (0, 1, 2):
+            os.dup2(self.nowhere, descriptor)
 
     def kill(self, process: int) -> None:
         """The parent closed its end of the job's lifeline: its time is over."""
