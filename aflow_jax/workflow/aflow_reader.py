@@ -82,6 +82,8 @@ class Reader:
         match statement:
             case ast.Pass() | ast.Expr(ast.Constant()):
                 pass
+            case ast.Assign([ast.Name(name)], ast.Name() as other):
+                scope.values[name] = scope.copied(self._expressions.value(other, scope))
             case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), value=ast.expr() as value):
                 scope.values[name] = self._expressions.value(value, scope)
             case ast.Assign([ast.Tuple(targets)], value) if all(isinstance(target, ast.Name) for target in targets):

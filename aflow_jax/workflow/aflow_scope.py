@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aflow_jax.workflow.graph import Branch, Call, Loop, Stage
 
@@ -135,6 +135,13 @@ class Scope:
         if not self.sealed and path.leads_to(self.last) and all(map(is_transparent, since)):
             return self.last
         return path
+
+    def copied(self, value: Value) -> Value:
+        """Return a value under a second name: a solution has the reviews so far behind it."""
+        if not isinstance(value, Text) or value.is_given or value.path.root is not self.root:
+            return value
+        path = self.extended(value.path)
+        return value if path is value.path else replace(value, path=path)
 
     def is_current(self, path: Path) -> bool:
         """Whether a value is the solution as it stands."""

@@ -53,7 +53,8 @@ class Writer:
         self._dataset = dataset or ("HumanEval" if self._is_code else "GSM8K")
         self._round_number = round_number
         self._revises = "Revise" in self._names
-        self._has_solution = False
+        # Whether anything has run: until then `solution` is empty, and no operator is told of it.
+        self._has_begun = False
         self._parallels = 0
         self._indent = 2
         self._lines: list[str] = []
@@ -63,7 +64,7 @@ class Writer:
         """Return the texts of the graph module and of the prompt module."""
         self._line('solution = ""')
         if self._revises:
-            self._line('feedback = ""')
+            self._line('feedback = "None"')
         self._chain(self._workflow, in_loop=False)
         self._line('return solution, self.llm.get_usage_summary()["total_cost"]')
         header = _HEADER.format(dataset=self._dataset, round_number=self._round_number)
@@ -79,7 +80,7 @@ class Writer:
                 candidates = self._parallel(stage)
                 if not _is_ensemble(chain.stages[index + 1 : index + 2]):
                     self._line(f"solution = max({candidates}, key={candidates}.count)")
-                    self._has_solution = True
+                    self._has_begun = True
                 continue
             if isinstance(stage, Call):
                 self._call(stage, candidates if _is_ensemble((stage,)) else None)
@@ -94,12 +95,12 @@ class Writer:
         prompt = None if call.instruction is None else self._prompt(call)
         own = "{instruction}" in arguments
         problem = "problem" if prompt is None or own else f'problem + "\\n\\n" + {prompt}'
-        text = f'{problem} + "\\n\\nSolution so far:\\n" + solution' if self._has_solution else problem
+        text = f'{problem} + "\\n\\nSolution so far:\\n" + solution' if self._has_begun else problem
         arguments = arguments.format(
             text=text,
             problem=problem,
             instruction=prompt or '""',
-            analysis="solution" if self._has_solution else '"None"',
+            analysis="solution" if self._has_begun else '"None"',
             candidates=candidates or "[solution]",
         )
         self._line(f"result = await self.{snake_case(call.operator)}({arguments})")
@@ -107,7 +108,7 @@ class Writer:
             field = "code"
         if field is not None:
             self._line(f'solution = result["{field}"]')
-            self._has_solution = True
+        self._has_begun = True
         if self._revises and call.operator in _VERDICTS:
             self._line(
                 'feedback = result["feedback"]' if field is None else 'feedback = "The tests in the problem fail."'
@@ -116,13 +117,13 @@ class Writer:
     def _branch(self, branch: Branch, *, in_loop: bool) -> None:
         self._call(branch.check)
         verdict = f'result["{_VERDICTS[branch.check.operator]}"]'
-        had_solution = self._has_solution
+        had_begun = self._has_begun
         self._line(f"if {verdict}:")
         self._arm(branch.on_pass, in_loop=in_loop)
-        had_after_pass, self._has_solution = self._has_solution, had_solution
+        had_begun_in_pass, self._has_begun = self._has_begun, had_begun
         self._line("else:")
         self._arm(branch.on_fault, in_loop=in_loop)
-        self._has_solution = self._has_solution or had_after_pass
+        self._has_begun = self._has_begun or had_begun_in_pass
 
     def _arm(self, arm: Chain | None, *, in_loop: bool) -> None:
         with self._indented():
@@ -134,14 +135,14 @@ class Writer:
     def _loop(self, loop: Loop) -> None:
         self._line(f"for _ in range({loop.times}):")
         # From the second round on there may be one; `solution` is empty until then.
-        self._has_solution = True
+        self._has_begun = True
         with self._indented():
             self._chain(loop.body, in_loop=True)
 
     def _parallel(self, parallel: Parallel) -> str:
         """Write the branches, each from the same start; return the name of the list of candidates."""
         self._parallels += 1
-        number, had_solution = self._parallels, self._has_solution
+        number, had_begun = self._parallels, self._has_begun
         candidates = f"candidates_{number}"
         self._line(f"{candidates} = []")
         kept = ["solution", "feedback"] if self._revises else ["solution"]
@@ -150,10 +151,10 @@ class Writer:
         for branch in parallel.branches:
             for name in kept:
                 self._line(f"{name} = {name}_{number}")
-            self._has_solution = had_solution
+            self._has_begun = had_begun
             self._chain(branch, in_loop=False)
             self._line(f"{candidates}.append(solution)")
-        self._has_solution = True
+        self._has_begun = True
         return candidates
 
     def _prompt(self, call: Call) -> str:
