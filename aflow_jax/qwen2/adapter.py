@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.matmul import matmul_precision
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -138,8 +139,10 @@ def low_rank_delta(
     """Return scale · dropout(inputs) · a · b in float32 for one layer, or None where the target has no adapter."""
     if matrices is None:
         return None
+    precision = matmul_precision(inputs.dtype)
     inputs = inputs.astype(jnp.float32)
     if dropout_key is not None and dropout > 0:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout, inputs.shape)
         inputs = jnp.where(kept, inputs / (1 - dropout), 0)
-    return (inputs @ matrices["a"]) @ matrices["b"] * scale
+    narrow = jnp.matmul(inputs, matrices["a"], precision=precision)
+    return jnp.matmul(narrow, matrices["b"], precision=precision) * scale

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from aflow_jax.qwen2.matmul import matmul_precision
+
 
 def rotary_angles(
     positions: Int[Array, "..."], head_dim: int, theta: float
@@ -45,15 +47,17 @@ def causal_attention(
     implementation = _implementation(query.dtype, query.shape[-1])
     if implementation == "xla":
         lengths = None
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        is_causal=True,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation=implementation,
-    )
+    # It takes no precision of its own, and GPUs would multiply float32 in tf32.
+    with jax.default_matmul_precision("highest" if query.dtype == jnp.float32 else "default"):
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=True,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            implementation=implementation,
+        )
 
 
 def cached_attention(
@@ -67,9 +71,8 @@ def cached_attention(
     Both products read the cache in the order in which it lies: a cache `[B, S, K, h]` would be transposed whole, at
     every step (on CPU that made a decode step of a small model ten times slower).
     """
-    grouped = query.reshape(query.shape[0], keys.shape[1], -1, query.shape[-1])
-    # GPUs would multiply float32 in tf32 unless told otherwise.
-    precision = jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    grouped = query.astype(keys.dtype).reshape(query.shape[0], keys.shape[1], -1, query.shape[-1])
+    precision = matmul_precision(keys.dtype)
     scores = jnp.einsum("bkgh,bkhs->bkgs", grouped, keys, precision=precision, preferred_element_type=jnp.float32)
     valid = jnp.arange(keys.shape[-1]) < lengths[:, None, None, None]
     weights = jax.nn.softmax(jnp.where(valid, scores * query.shape[-1] ** -0.5, -jnp.inf), axis=-1)

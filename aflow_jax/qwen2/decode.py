@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.layers import layer_forward, output_matmul, rms_norm
+from aflow_jax.qwen2.layers import layer_forward, rms_norm
+from aflow_jax.qwen2.matmul import output_matmul
 
 if TYPE_CHECKING:
     from aflow_jax.qwen2.model import Qwen2
@@ -118,8 +119,8 @@ def decode_step(
     ):
 
         def attend(query: Array, key: Array, value: Array, before: tuple = (layer_keys, layer_values)) -> tuple:
-            row_keys = _write(before[0].at[rows, :, :, positions], rotate(key, cosines, sines))
-            row_values = _write(before[1].at[rows, :, positions], value)
+            row_keys = _write(before[0].at[rows, :, :, positions], rotate(key, cosines, sines).astype(before[0].dtype))
+            row_values = _write(before[1].at[rows, :, positions], value.astype(before[1].dtype))
             attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, positions + 1)
             return attended, (row_keys, row_values)
 
@@ -127,7 +128,7 @@ def decode_step(
         keys.append(layer_keys)
         values.append(layer_values)
     hidden = rms_norm(residual[:, 0], weights.final_norm, config.rms_norm_eps)
-    return hidden, KVCache(tuple(keys), tuple(values))
+    return hidden.astype(weights.embedding.dtype), KVCache(tuple(keys), tuple(values))
 
 
 def _write(places: Any, new: Float[Array, "B 1 K h"]) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, low_rank_delta
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.matmul import activation_dtype, matmul
 
 LayerWeights = Mapping[str, Array]
 """Weights of one layer by name (`layer_shapes`), without the leading layer axis."""
@@ -85,44 +86,7 @@ def layer_forward(
 
 
 def rms_norm(residual: Float[Array, "... D"], weight: Float[Array, "D"], epsilon: float) -> Float[Array, "... D"]:
-    """Normalise in float32 (Zhang and Sennrich, 2019, arXiv:1910.07467, eq. 4); return the weight's dtype."""
+    """Normalise in float32 (Zhang and Sennrich, 2019, arXiv:1910.07467, eq. 4); return `activation_dtype`."""
     residual = residual.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(residual), axis=-1, keepdims=True) + epsilon)
-    return (residual * inverse * weight.astype(jnp.float32)).astype(weight.dtype)
-
-
-def matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
-    """Return inputs · weightᵀ in the inputs' dtype."""
-    return jnp.einsum("...i,oi->...o", inputs, weight, precision=_precision(inputs.dtype))
-
-
-@jax.custom_vjp
-def output_matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
-    """Return inputs · weightᵀ accumulated and kept in float32, for logits."""
-    return jnp.einsum(
-        "...i,oi->...o", inputs, weight, precision=_precision(inputs.dtype), preferred_element_type=jnp.float32
-    )
-
-
-def _output_matmul_forward(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return output_matmul(inputs, weight), (inputs, weight)
-
-
-def _output_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    # A float32 gradient against 16-bit weights would make XLA hold a float32 copy of the largest matrix of the model.
-    # bfloat16 has float32's range; float16 has not, and small gradients would vanish.
-    inputs, weight = saved
-    if inputs.dtype == jnp.bfloat16:
-        gradient = gradient.astype(jnp.bfloat16)
-    precision = _precision(inputs.dtype)
-    to_inputs = jnp.einsum("...o,oi->...i", gradient, weight, precision=precision)
-    to_weight = jnp.einsum("...o,...i->oi", gradient, inputs, precision=precision)
-    return to_inputs.astype(inputs.dtype), to_weight.astype(weight.dtype)
-
-
-output_matmul.defvjp(_output_matmul_forward, _output_matmul_backward)
-
-
-def _precision(dtype: jnp.dtype) -> jax.lax.Precision:
-    # GPUs would multiply float32 in tf32, ten bits of mantissa, unless told otherwise.
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return (residual * inverse * weight.astype(jnp.float32)).astype(activation_dtype(weight.dtype))

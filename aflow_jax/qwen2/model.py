@@ -18,7 +18,8 @@ from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
-from aflow_jax.qwen2.layers import layer_forward, layer_shapes, output_matmul, rms_norm
+from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
+from aflow_jax.qwen2.matmul import output_matmul
 
 REMAT_POLICIES = {
     "none": None,
@@ -56,7 +57,7 @@ class Qwen2(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Dtype of activations and of the key/value cache."""
+        """Dtype of the weights, of the key/value cache, and of the states that prefill and decoding return."""
         return self.embedding.get_value().dtype
 
     def logits(
@@ -80,7 +81,7 @@ class Qwen2(nnx.Module):
         dropout_key: PRNGKeyArray | None = None,
         remat: str = "none",
     ) -> Float[Array, "B T D"]:
-        """Return the states after the final norm.
+        """Return the states after the final norm, in `activation_dtype` of the weights.
 
         Args:
           tokens: Right-padded rows.
@@ -115,7 +116,8 @@ class Qwen2(nnx.Module):
         residual, (keys, values) = self._scan(tokens, lengths, adapter, None, "none", keep_cache=True)
         last = jnp.take_along_axis(residual, (lengths - 1)[:, None, None], axis=1)[:, 0]
         hidden = rms_norm(last, self.final_norm.get_value(), self.config.rms_norm_eps)
-        return hidden, KVCache.from_sequence(keys, values, cache_length)
+        cache = KVCache.from_sequence(keys.astype(self.dtype), values.astype(self.dtype), cache_length)
+        return hidden.astype(self.dtype), cache
 
     def decode_step(
         self,
