@@ -95,17 +95,20 @@ def configure_sandbox(backend: Backend = "auto") -> SandboxReport:
         backend: "auto" takes the best that the machine offers; "unsafe" isolates nothing and is never taken by itself.
 
     Raises:
-        UserError: no such backend, or this machine does not offer it.
+        UserError: no such backend, or this machine does not offer it; what was configured before stays.
         SandboxUnavailable: it did not start for another reason.
     """
-    global _pool, _backend
+    global _pool, _pool_owner, _backend
     if backend not in get_args(Backend):
         raise UserError(f"sandbox: '{backend}' is no backend; choose one of {', '.join(get_args(Backend))}")
+    wanted = Pool(backend)
+    report = wanted.report()
     with _pool_lock:
         if _pool is not None and _pool_owner == os.getpid():
             _pool.close()
-        _pool, _backend = None, backend
-    return shared_pool().report()
+        _pool, _pool_owner, _backend = wanted, os.getpid(), backend
+        atexit.register(wanted.close)
+    return report
 
 
 def sandbox_report() -> SandboxReport:

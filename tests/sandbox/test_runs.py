@@ -169,6 +169,15 @@ def test_the_report_names_the_walls_and_an_unknown_backend_is_an_error():
         configure_sandbox("docker")
 
 
+def test_a_backend_that_the_machine_does_not_offer_is_an_error_and_changes_nothing(monkeypatch):
+    before = sandbox_report().backend
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(UserError, match="bubblewrap: this machine does not offer it"):
+        configure_sandbox("bubblewrap")
+    assert sandbox_report().backend == before
+    assert run_program("def solve():\n    return 1").value == 1
+
+
 def test_host_descriptors_do_not_grow():
     run_tests("def f(x):\n    return x", "f", "assert f(1) == 1")
     before = len(os.listdir("/proc/self/fd"))
