@@ -52,6 +52,8 @@ class Reader:
         for call, line in self._expressions.calls:
             if id(call) not in used:
                 raise AFlowError(line, f"not understood: a call of {call.operator} whose result is never used")
+        if not scope.last.stages:
+            raise refused(self._function, "a workflow that runs no operator")
         return Chain(scope.last.stages)
 
     def _block(self, statements: Sequence[ast.stmt], scope: Scope) -> Exit:

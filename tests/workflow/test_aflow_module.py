@@ -227,6 +227,7 @@ def test_the_usual_shapes_are_understood(body, expected):
         ("x = await self.custom(input=problem + '" + "x" * 81 + "')\nreturn x", 1, "make it a prompt constant"),
         ("x = await self.custom(input=problem)\nreturn x, problem", 2, "a second result other than the cost"),
         ("x = await self.custom(input=problem)", 0, "does not return"),
+        ("return problem", 0, "a workflow that runs no operator"),
         ("x = await self.sc_ensemble(solutions=[problem, problem])\nreturn x", 1, "a candidate that no operator"),
         (
             "for _ in range(2):\n    x = await self.custom(input=problem)\n    r = await self.review(problem, x)\n"
