@@ -31,7 +31,7 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 # A sentence ends at a stop before a space, but not inside initials and abbreviations such as "J. R." or "St.".
-_SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"'])(?<!\b[A-Z])(?<!\b(?:St|Mr|Dr|Jr|Sr|vs|No))(?<!\bMrs)[.!](?=\s+[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"'])(?<!\b[A-Zv])(?<!\b(?:St|Mr|Dr|Jr|Sr|vs|No))(?<!\bMrs)[.!](?=\s+[A-Z])")
 
 
 def extract_answer(text: str, source: str) -> str | None:
