@@ -85,10 +85,26 @@ def empty_slots(model: Qwen2, slots: int, cache_length: int) -> SlotState:
     )
 
 
-@partial(jax.jit, static_argnums=1)
-def lengthen(cached: Float[Array, "B S K h"], length: int) -> Float[Array, "B R K h"]:
-    """One array of a cache with `length` places."""
-    return jnp.pad(cached, ((0, 0), (0, length - cached.shape[1]), (0, 0), (0, 0)))
+def lengthen(state: SlotState, cache_length: int) -> SlotState:
+    """The same slots with a longer cache; `state` is given up."""
+    room = cache_length - state.cache.length
+
+    def moved(cached: Array, axis: int) -> Array:
+        longer = _pad(cached, axis=axis, room=room)
+        # One array after the other: all the old ones beside all the new ones would be twice the memory.
+        cached.delete()
+        return longer
+
+    cache = KVCache(
+        keys=tuple(moved(keys, 3) for keys in state.cache.keys),
+        values=tuple(moved(values, 2) for values in state.cache.values),
+    )
+    return dataclasses.replace(state, cache=cache)
+
+
+@partial(jax.jit, static_argnames=("axis", "room"))
+def _pad(cached: Float[Array, "B K X Y"], *, axis: int, room: int) -> Array:
+    return jnp.pad(cached, [(0, room if at == axis else 0) for at in range(cached.ndim)])
 
 
 @jax.jit

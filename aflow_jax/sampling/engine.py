@@ -11,20 +11,17 @@ and the device's go on side by side.
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import Adapter, Qwen2
+from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
 from aflow_jax.sampling.decode import Chunk, DrawSettings, cut_layers, decode, empty_slots, lengthen
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
 from aflow_jax.sampling.types import MAX_SEEDS, MAX_STOP_TOKENS, Completion, Request, SamplingParams
-
-if TYPE_CHECKING:
-    from aflow_jax.qwen2 import Tokenizer
 
 SMALLEST_BUCKET = 64
 # Room for new tokens in a fresh cache: most completions end within it, and the others lengthen the cache.
@@ -44,7 +41,7 @@ class Engine:
     def __init__(
         self,
         model: Qwen2,
-        tokenizer: "Tokenizer",
+        tokenizer: Tokenizer,
         *,
         slots: int,
         prompt_max_length: int,
@@ -250,12 +247,7 @@ class _Call:
         if longest <= self.cache_length:
             return
         self.cache_length = bucket(longest)
-        # Layer by layer, the old one let go each time: old and new together would be twice the memory.
-        leaves, structure = jax.tree.flatten(self.state.cache)
-        self.state = dataclasses.replace(self.state, cache=None)
-        for at, leaf in enumerate(leaves):
-            leaves[at] = lengthen(leaf, self.cache_length)
-        self.state = dataclasses.replace(self.state, cache=jax.tree.unflatten(structure, leaves))
+        self.state = lengthen(self.state, self.cache_length)
 
     def _collect(self, chunk: Chunk) -> list[Completion]:
         """Wait for a chunk, give each slot its tokens, and empty the slots that ended."""

@@ -9,10 +9,10 @@ trick without its logarithms).
 
 * **top-k on**: ``lax.top_k`` gives the candidates in order, the filters cut that list, one race decides.
 * **top-k off**: a race among blocks of the vocabulary, then a race inside the block: 1.3k random numbers for a
-  vocabulary of 152k, where one number for each token would cost more than the layers of a small model. Top-p is by rejection:
-  a token belongs to the nucleus if and only if the probability strictly above it is less than top_p, which one sum
-  decides. A token outside is dropped with all those below it, and the draw is repeated. An accepted token is
-  distributed as the nucleus is, exactly (Xing et al., FlashInfer, 2025, section "Sorting-free sampling").
+  vocabulary of 152k, where one number for each token would cost more than the layers of a small model. Top-p is by
+  rejection: a token belongs to the nucleus if and only if the probability strictly above it is less than top_p, which
+  one sum decides. A token outside is dropped with all those below it, and the draw is repeated. An accepted token is
+  distributed as the nucleus is, exactly (Xing et al., "Sorting-Free GPU Kernels for LLM Sampling", 2025).
 
 Exactness: sums are float32, so a boundary that top_p meets within about 1e-6 may fall to either side. Tokens with equal
 logits at the boundary of top-p are kept together when top-k is off, and cut in the vocabulary's order when it is on.
@@ -87,7 +87,7 @@ def sample_tokens(
 
 
 def _weights_in_blocks(shifted: Float[Array, "B V"]) -> Float[Array, "B N W"]:
-    """Probabilities up to a factor, the highest of each row being 1, the vocabulary padded with zeros to whole blocks."""
+    """Probabilities up to a factor, each row's highest being 1; the vocabulary padded with zeros to whole blocks."""
     batch, vocab_size = shifted.shape
     padding = -vocab_size % BLOCK
     weights = jnp.pad(jnp.exp(shifted), ((0, 0), (0, padding)))
@@ -105,7 +105,8 @@ def _draw_among_candidates(
     values, indices = jax.lax.top_k(scaled, bound)
     weights = jnp.exp(values - values[:, :1])
     weights = jnp.where(jnp.arange(bound) < top_k[:, None], weights, 0.0)
-    mass_above = jnp.cumsum(weights, axis=-1) - weights
+    # A running sum, as a product with a triangle: XLA's cumsum on CPU works its operand out anew in every window.
+    mass_above = jnp.matmul(weights, jnp.triu(jnp.ones((bound, bound)), k=1), precision=jax.lax.Precision.HIGHEST)
     kept = (mass_above < top_p[:, None] * weights.sum(axis=-1, keepdims=True)) & (weights >= min_p[:, None])
     # The first candidate always stays: rounding in the sums must never leave a row empty.
     kept = kept.at[:, 0].set(True)

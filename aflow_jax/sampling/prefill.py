@@ -65,7 +65,7 @@ def insert(state: SlotState, prefix: Prefix, admission: Admission) -> SlotState:
     return _insert(state, prefix, admission)
 
 
-def _copy_rows(slots: Float[Array, "B S K h"], prefix: Float[Array, "1 T K h"], admission: Admission) -> Array:
+def _copy_rows(slots: Float[Array, "B K X Y"], prefix: Float[Array, "1 K #X #Y"], admission: Admission) -> Array:
     # A loop of in-place copies: a scatter over all slots would touch those that are not admitted, too.
     def copy(index: Int[Array, ""], slots: Array) -> Array:
         return jax.lax.dynamic_update_slice(slots, prefix, (admission.rows[index], 0, 0, 0))

@@ -53,9 +53,7 @@ _sample = jax.jit(sample_tokens, static_argnames="bound")
     [
         {},
         {"temperature": 0.6},
-        {"top_k": 20},
         {"top_p": 0.8},
-        {"min_p": 0.05},
         {"temperature": 1.5, "top_p": 0.95, "min_p": 0.01},
         {"temperature": 1.3, "top_k": 50, "top_p": 0.9, "min_p": 0.02},
         {"temperature": 2.0, "top_k": 200, "top_p": 0.5},
@@ -66,8 +64,8 @@ def test_draws_follow_the_exact_distribution(settings):
     logits = random_logits()
     expected = exact_distribution(logits, **({"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | settings))
     counts = np.zeros(VOCABULARY)
-    for start in range(0, DRAWS, 10_000):
-        tokens, _ = draw(logits, np.arange(start, start + 10_000), **settings)
+    for start in range(0, DRAWS, 20_000):
+        tokens, _ = draw(logits, np.arange(start, start + 20_000), **settings)
         counts += np.bincount(tokens, minlength=VOCABULARY)
 
     assert counts[expected == 0].sum() == 0, "a token outside the filters was drawn"
@@ -121,7 +119,7 @@ def test_temperature_zero_is_the_argmax_under_temperature_one(top_k):
 def test_a_row_draws_the_same_token_whatever_its_company():
     """Rows differ in logits and in every setting; some need more than one attempt of top-p."""
     generator = np.random.default_rng(1)
-    rows = 64
+    rows = 40
     logits = generator.normal(scale=2.0, size=(rows, VOCABULARY)).astype(np.float32)
     keys = jax.vmap(jax.random.key)(jnp.arange(rows))
     temperature = generator.choice([0.0, 0.5, 1.0, 2.0], rows).astype(np.float32)
