@@ -1,5 +1,7 @@
 """The forward pass: equal to transformers', causal, blind to padding, the same with every remat policy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from golden_models import GOLDEN_FILE, LENGTHS, SHAPES, VOCABULARY, make_model, 
 
 from aflow_jax.qwen2 import REMAT_POLICIES, Qwen2, Qwen2Config, init_adapter, init_random, load_pretrained
 
+# Compiled without optimisation, which takes XLA far longer than the run.
+QUICK = {"xla_backend_optimization_level": 0}
 FORWARD = jax.jit(lambda model, rows, lengths, adapter: model.logits(rows, lengths, adapter))
 
 
@@ -79,7 +83,7 @@ def test_padded_positions_are_finite_and_send_no_gradient(model):
     rows = jnp.asarray(tokens())
     valid = np.arange(rows.shape[1]) < LENGTHS[:, None]
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     @jax.grad
     def gradient(model: Qwen2, padding: int) -> jax.Array:
         hidden = model.hidden(jnp.where(valid, rows, padding), jnp.asarray(LENGTHS))
@@ -108,8 +112,7 @@ def test_rematerialisation_changes_no_gradient(model):
     def gradients(weights: dict) -> dict[str, dict]:
         return {policy: jax.grad(loss)(weights, policy) for policy in REMAT_POLICIES}
 
-    # Compiled without optimisation, which takes XLA far longer than the run.
-    found = jax.jit(gradients, compiler_options={"xla_backend_optimization_level": 0})(adapter.weights)
+    found = jax.jit(gradients, compiler_options=QUICK)(adapter.weights)
     for policy in REMAT_POLICIES:
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7),

@@ -1,5 +1,7 @@
 """16-bit bases: float16 survives what overflows it, forward and backward; bfloat16 stays near float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from aflow_jax.qwen2.matmul import matmul, output_matmul
 
 ROWS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 10)).astype(np.int32)
 ADAPTED = "q_proj,v_proj,gate_proj,down_proj"
+# Compiled without optimisation, which takes XLA far longer than the run.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def relative_error(found, exact) -> float:
@@ -55,7 +59,7 @@ def test_float16_with_outliers_of_1e6_stays_within_2_percent_forward_and_backwar
         jax.tree.map(lambda leaf: leaf + 0.02 * noise.standard_normal(leaf.shape, np.float32), adapter.weights)
     )
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def evaluate(model: Qwen2) -> tuple[jax.Array, dict]:
         def loss(weights: dict) -> tuple[jax.Array, jax.Array]:
             logits = model.logits(ROWS, None, adapter.replace_weights(weights))
@@ -76,7 +80,7 @@ def test_float16_decodes_as_it_prefills(planted):
     half, _ = rounded(planted)
     positions = np.array([9, 9], np.int32)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def evaluate(model: Qwen2) -> tuple:
         before, cache = model.prefill(ROWS[:, :9], positions, cache_length=12)
         after, cache = decode_step(model.unstacked(), ROWS[:, 9], positions, cache)
