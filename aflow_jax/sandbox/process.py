@@ -197,8 +197,9 @@ class ZygoteProcess:
 
     def is_alive(self) -> bool:
         """Whether jobs can still be started on it."""
-        readable, _, _ = select.select([self._control], [], [], 0)
-        return not readable and self._process.poll() is None
+        ended = select.poll()  # select() itself refuses descriptors above 1023
+        ended.register(self._control, select.POLLIN)
+        return not ended.poll(0) and self._process.poll() is None
 
     def start(self, order: dict[str, Any]) -> Job:
         """Forks a job. Raises SandboxUnavailable when the zygote is gone."""
