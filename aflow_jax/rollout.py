@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,6 +42,20 @@ class Rollout:
         return self.execution.outcome
 
 
+@dataclass(frozen=True)
+class Collected:
+    """Rollouts, and the seconds that they took.
+
+    Attributes:
+        rollouts: in the order of problems and samples.
+        times: `time/sample` while the device sampled, `time/execute` from the first workflow's start to the last
+            grade, `time/wait` from the end of sampling to the last grade.
+    """
+
+    rollouts: list[Rollout]
+    times: dict[str, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutCollector:
     """Makes rollouts: the engine samples in a thread while the executor runs what is complete on the event loop.
@@ -69,8 +84,8 @@ class RolloutCollector:
         seed: tuple[int, ...],
         params: SamplingParams,
         adapter: Adapter | None,
-    ) -> list[Rollout]:
-        """Return `samples` rollouts for each problem, in the order of problems and samples whatever ends first.
+    ) -> Collected:
+        """Make `samples` rollouts for each problem, ordered by problem and sample whatever ends first.
 
         All randomness follows from `seed`, the problem's position and the sample's number.
         """
@@ -79,13 +94,19 @@ class RolloutCollector:
             Request(prompt_tokens=self.prompt_tokens(problem), seeds=own)
             for problem, own in zip(problems, seeds, strict=True)
         ]
+        started = first = time.perf_counter()
+        tasks: dict[tuple[int, int], asyncio.Task[Rollout]] = {}
         async with asyncio.TaskGroup() as group:
-            tasks = {}
             async for completion in self._sample(requests, params, adapter):
+                if not tasks:
+                    first = time.perf_counter()
                 place = (completion.request, completion.sample)
                 problem = problems[completion.request]
                 tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
-        return [tasks[place].result() for place in sorted(tasks)]
+            sampled = time.perf_counter()
+        ended = time.perf_counter()
+        times = {"time/sample": sampled - started, "time/execute": ended - first, "time/wait": ended - sampled}
+        return Collected([tasks[place].result() for place in sorted(tasks)], times)
 
     async def _run(self, problem: Problem, completion: Completion, seed: tuple[int, ...]) -> Rollout:
         workflow = fault = None

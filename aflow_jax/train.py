@@ -44,6 +44,7 @@ from aflow_jax.runs import (
     WandbLog,
     figures,
     newest,
+    peak_memory_gb,
     read_manifest,
     restore,
     write_rollouts,
@@ -130,6 +131,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
         self.step = 0  # the last complete step
         self.saved: int | None = None
+        self.num_tokens = 0
         self.evaluations: dict[int, dict[str, float]] = {}
         self.recent_voids: deque[int] = deque(maxlen=config.void_limit.window)
 
@@ -138,9 +140,7 @@ class Trainer:
         config, say = self.config, self.console.say
         started = time.perf_counter()
         if start is not None:
-            self.learner.state = restore(start, self.learner.state)
-            self.step = self.saved = read_manifest(start)["step"]
-            say(f"resumed: step {self.step} from {start}")
+            self._resume(start)
         self.metrics = MetricsFile(self.folder.metrics, first_step=self.step + 1 if start else 0)
         self.wandb = self._open_wandb()
         try:
@@ -165,6 +165,19 @@ class Trainer:
             if self.wandb:
                 self.wandb.close()
 
+    def _resume(self, start: Path) -> None:
+        """Take up the state of a checkpoint, and the little else that runs on from step to step."""
+        manifest = read_manifest(start)
+        self.learner.state = restore(start, self.learner.state)
+        self.step = manifest["step"]
+        self.saved = self.step if start.absolute().parent == self.checkpoints.folder else None
+        details, budget = manifest["details"], self.parts.budget
+        self.num_tokens = details["num_tokens"]
+        self.recent_voids.extend(details["recent_voids"])
+        spent = details["spent"]
+        budget.spent_calls, budget.spent_tokens, budget.spent_usd = spent["calls"], spent["tokens"], spent["usd"]
+        self.console.say(f"resumed: step {self.step} from {start}")
+
     async def _begin(self) -> None:
         """Warm start, first evaluation, first checkpoint: step 0."""
         metrics = self.warm_start() if self.config.warm_start else {}
@@ -177,21 +190,23 @@ class Trainer:
         """Make one GRPO step, numbered from 1; return its metrics."""
         config, started = self.config, time.perf_counter()
         temperature = config.temperature_schedule.at(step - 1)
-        rollouts = await self.collector.collect(
+        collected = await self.collector.collect(
             self.schedule.batch(step - 1),
             samples=config.num_return_sequences_in_group,
             seed=(config.seed, TRAINING, step),
             params=self.policy.sampling_params(temperature),
             adapter=self.learner.adapter,
         )
+        rollouts = collected.rollouts
         advantages = await self._advantages(rollouts)
-        collected = time.perf_counter()
+        updating = time.perf_counter()
         update = self.learner.update(_as_batch(rollouts, advantages), temperature)
         self.step = step
+        self.num_tokens += sum(len(r.completion.prompt_tokens) + len(r.completion.tokens) for r in rollouts)
         write_rollouts(self.folder.rollouts, f"step_{step:06d}", map(as_record, rollouts, advantages))
         metrics = rollout_metrics(rollouts, config.num_return_sequences_in_group) | update | self._spending()
-        metrics |= {"temperature": temperature, "time/rollout": collected - started}
-        metrics |= {"time/update": time.perf_counter() - collected}
+        metrics |= {"temperature": temperature, "num_tokens": self.num_tokens, "memory/peak_gb": peak_memory_gb()}
+        metrics |= collected.times | {"time/update": time.perf_counter() - updating}
         if config.eval_every and (step % config.eval_every == 0 or step == config.max_steps):
             metrics |= await self.evaluate(step)
         metrics["step_time"] = time.perf_counter() - started
@@ -231,13 +246,14 @@ class Trainer:
         stage, started = self.config.evaluation, time.perf_counter()
         if not self.problems.test:
             return {}
-        rollouts = await self.collector.collect(
+        collected = await self.collector.collect(
             self.problems.test,
             samples=stage.samples,
             seed=(self.config.seed, EVALUATION, 0),
             params=self.policy.sampling_params(stage.temperature),
             adapter=self.learner.adapter,
         )
+        rollouts = collected.rollouts
         metrics = rollout_metrics(rollouts, stage.samples) | self._spending()
         metrics["time"] = time.perf_counter() - started
         write_rollouts(self.folder.rollouts, f"eval_{step:06d}", (as_record(rollout, 0.0) for rollout in rollouts))
@@ -249,7 +265,13 @@ class Trainer:
         """Save the state of the last complete step, once."""
         if self.saved == self.step:
             return
-        self.checkpoints.save(self.step, self.learner.state, details={"exp_name": self.config.exp_name})
+        budget = self.parts.budget
+        details = {
+            "num_tokens": self.num_tokens,
+            "recent_voids": list(self.recent_voids),
+            "spent": {"calls": budget.spent_calls, "tokens": budget.spent_tokens, "usd": budget.spent_usd},
+        }
+        self.checkpoints.save(self.step, self.learner.state, details=details)
         self.saved = self.step
 
     async def _advantages(self, rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from aflow_jax.runs.checkpoints import Checkpoints, newest, read_manifest, restore, saved_steps
 from aflow_jax.runs.console import RunConsole, figures
 from aflow_jax.runs.folder import RunFolder
-from aflow_jax.runs.metrics import MetricsFile, WandbLog
+from aflow_jax.runs.metrics import MetricsFile, WandbLog, peak_memory_gb
 from aflow_jax.runs.rollouts import read_rollouts, write_rollouts
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "WandbLog",
     "figures",
     "newest",
+    "peak_memory_gb",
     "read_manifest",
     "read_rollouts",
     "restore",

@@ -6,8 +6,12 @@ import json
 import logging
 import math
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from aflow_jax.runs.folder import write_atomically
 
@@ -41,6 +45,16 @@ def _step(line: str) -> float:
         return math.inf
 
 
+def peak_memory_gb() -> float:
+    """Return the peak of memory in 1e9 bytes: the device's, or the process's where the device is the CPU."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics:
+        return statistics["peak_bytes_in_use"] / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 class WandbLog:
     """A Weights & Biases run: online with WANDB_API_KEY in the environment, else offline; it never stops training."""
 
@@ -63,7 +77,7 @@ class WandbLog:
                 mode=os.environ.get("WANDB_MODE", mode),
                 settings=wandb.Settings(console="off", silent=True, init_timeout=60),
             )
-        except (self._error, OSError) as error:
+        except (self._error, OSError, ValueError) as error:
             self._stop(error)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -72,7 +86,7 @@ class WandbLog:
             return
         try:
             self._run.log(metrics, step=step)
-        except (self._error, OSError) as error:
+        except (self._error, OSError, ValueError) as error:
             self._stop(error)
 
     def close(self) -> None:
@@ -81,7 +95,7 @@ class WandbLog:
             return
         try:
             self._run.finish()
-        except (self._error, OSError) as error:
+        except (self._error, OSError, ValueError) as error:
             self._stop(error)
 
     def _stop(self, error: Exception) -> None:

@@ -1,0 +1,221 @@
+"""The trainer as its user runs it: from the command to the files it leaves, stopped, resumed, and misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+
+from aflow_jax.train import main
+
+REPOSITORY = Path(__file__).parent.parent
+STEPS = 4
+SMALL = {
+    "exp_name": "small",
+    "seed": 3,
+    "create_model": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 800},
+    "synthetic_data": {"train": 60, "test": 12},
+    "simulator": {},
+    "warm_start": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2},
+    "max_steps": STEPS,
+    "rollout_batch_size": 3,
+    "num_return_sequences_in_group": 4,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "learning_rate": 1e-3,
+    "warmup_steps": 1,
+    "lora_rank": 16,
+    "lora_dropout": 0.1,
+    "lora_target_modules": "q_proj,v_proj,o_proj,up_proj,down_proj",
+    "prompt_style": "short",
+    "prompt_max_length": 512,
+    "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 48},
+    "temperature_schedule": {"enabled": False, "initial": 1.0},
+    "eval_every": STEPS,
+    "save_every": 1,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path) -> Path:
+    """A run that was never stopped."""
+    folder = config.parent / "whole"
+    assert main(["--config", str(config), f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(config: Path) -> Path:
+    """The same run, stopped by Ctrl-C after its second step and resumed."""
+    folder = config.parent / "stopped"
+    command = [sys.executable, "-m", "aflow_jax.train", "--config", str(config), f"run_dir={folder}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and steps_of(folder)[-1:] != [2]:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert steps_of(folder)[-1] < STEPS
+    assert main(["--config", str(config), "--resume", "latest", f"run_dir={folder}"]) == 0
+    return folder
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [line["step"] for line in metrics_of(folder)]
+
+
+def without_times(line: dict) -> dict:
+    return {
+        name: value for name, value in line.items() if not any(word in name for word in ("time", "latency", "memory"))
+    }
+
+
+def test_a_run_leaves_its_files(whole: Path) -> None:
+    assert steps_of(whole) == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["step_2", "step_3", "step_4"]
+    names = sorted(path.name for path in (whole / "rollouts").iterdir())
+    assert names == ["eval_000000.jsonl.gz", "eval_000004.jsonl.gz", *(f"step_00000{s}.jsonl.gz" for s in range(1, 5))]
+    log = (whole / "training.log").read_text()
+    assert "step 4/4" in log
+    assert "Traceback" not in log
+    assert yaml.safe_load((whole / "config.yaml").read_text())["seed"] == 3
+
+
+def test_every_step_has_the_documented_metrics(whole: Path) -> None:
+    expected = {
+        "reward", "reward_std", "frac_reward_zero_std", "rewards/correctness/mean", "completions/mean_length",
+        "completions/clipped_ratio", "kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean",
+        "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "grad_norm", "learning_rate",
+        "num_tokens", "step_time", "accuracy", "workflow/parse_rate", "void_ratio", "outcome/SCORED",
+        "executor/calls", "executor/tokens", "time/sample", "time/execute", "time/update", "time/wait",
+        "memory/peak_gb",
+    }  # fmt: skip
+    for line in metrics_of(whole)[1:]:
+        assert expected <= line.keys()
+        assert line["void_ratio"] == 0
+        # Dropout is on in training and off in sampling, and still both see the same probabilities.
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_stopped_and_resumed_run_equals_one_that_was_not(whole: Path, stopped: Path) -> None:
+    assert [without_times(line) for line in metrics_of(stopped)] == [without_times(line) for line in metrics_of(whole)]
+    restored = [ocp.StandardCheckpointer().restore(folder / "checkpoints" / "step_4") for folder in (whole, stopped)]
+    assert jax.tree.all(jax.tree.map(lambda one, other: np.array_equal(one, other), *restored))
+
+
+def test_the_summary_says_what_improved_and_what_to_run_next(whole: Path) -> None:
+    log = (whole / "training.log").read_text()
+    assert "held-out problems:  accuracy, before" in log
+    assert f"checkpoint: {whole}/checkpoints/step_4" in log
+    assert "--resume latest max_steps=8" in log
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run the trainer on a user's mistake; return its one line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ")
+    assert "Traceback" not in "\n".join(error)
+    return error[-1]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(config: Path, whole: Path, capsys) -> None:
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert "already holds a run" in refusal(capsys, "--config", config, f"run_dir={whole}")
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_needs_a_checkpoint_of_the_same_shape(config: Path, whole: Path, tmp_path: Path, capsys) -> None:
+    arguments = ("--config", config, f"run_dir={tmp_path}", "--resume")
+    assert "holds no checkpoint" in refusal(capsys, *arguments, "latest")
+    assert "not a checkpoint" in refusal(capsys, *arguments, whole / "rollouts")
+    checkpoint = whole / "checkpoints" / "step_4"
+    message = refusal(capsys, "--config", config, f"run_dir={whole}", "--resume", checkpoint, "lora_rank=8")
+    assert "adapter_weights" in message
+    assert "use the settings that the checkpoint was made with" in message
+
+
+def test_files_that_are_missing_or_malformed_are_named(config: Path, tmp_path: Path, capsys) -> None:
+    assert "nowhere.yaml: no such file" in refusal(capsys, "--config", tmp_path / "nowhere.yaml")
+    files = ("--config", config, "synthetic_data=null", f"run_dir={tmp_path / 'run'}")
+    message = refusal(capsys, *files, f"train_dataset={tmp_path / 'no.jsonl'}")
+    assert "train_dataset" in message
+    assert "no such file" in message
+    good = {"question": "1+1?", "answer": "2", "source": "gsm8k"}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(good) + '\n{"question": \n')
+    assert f"{tmp_path / 'bad.jsonl'}:2: " in refusal(capsys, *files, f"train_dataset={tmp_path / 'bad.jsonl'}")
+
+
+def test_an_endpoint_that_cannot_work_stops_the_run_before_the_model_loads(
+    config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = tmp_path / "endpoints.yaml"
+    endpoints.write_text(
+        "models:\n  hosted: {base_url: 'https://llm.invalid/v1', api_key: '${OPENAI_API_KEY}', model_name: m}\n"
+        "  nobody: {base_url: 'http://127.0.0.1:9/v1', model_name: m}\n"
+    )
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = ("--config", config, f"run_dir={tmp_path / 'run'}", "simulator=null", f"aflow_config_path={endpoints}")
+    message = refusal(capsys, *arguments, "aflow_executor_model=hosted")
+    assert "OPENAI_API_KEY" in message
+    assert "nobody" in refusal(capsys, *arguments, "aflow_executor_model=nobody", f"run_dir={tmp_path / 'other'}")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_refused_key_is_never_shown(config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aflow_jax.llm import start_simulator
+
+    (tmp_path / "problems.jsonl").write_text(json.dumps({"question": "1+1?", "answer": "2", "source": "gsm8k"}) + "\n")
+    monkeypatch.setenv("TEST_LLM_KEY", "sk-planted-secret")
+    with start_simulator(tmp_path / "problems.jsonl", api_key="another") as simulator:
+        endpoints = tmp_path / "endpoints.yaml"
+        entry = {"base_url": simulator.base_url, "api_key": "${TEST_LLM_KEY}", "model_name": "simulator"}
+        endpoints.write_text(yaml.safe_dump({"models": {"gated": entry}}))
+        run = tmp_path / "run"
+        message = refusal(
+            capsys, "--config", config, f"run_dir={run}", "simulator=null", f"aflow_config_path={endpoints}",
+            "aflow_executor_model=gated",
+        )  # fmt: skip
+    assert "TEST_LLM_KEY" in message
+    written = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
+    assert written
+    assert not any(b"sk-planted-secret" in content for content in [*written, message.encode()])
+
+
+def test_a_model_folder_without_weights_is_refused(config: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    message = refusal(
+        capsys, "--config", config, "create_model=null", f"base_model={folder}", f"run_dir={tmp_path / 'run'}"
+    )
+    assert str(folder) in message
+
+
+def test_help_has_an_example_and_is_fast_to_read() -> None:
+    environment = os.environ | {"COLUMNS": "120"}
+    command = [sys.executable, "-m", "aflow_jax.train", "--help"]
+    text = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "--resume PATH|latest" in text
+    assert "configs/quickstart.yaml" in text
