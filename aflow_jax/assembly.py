@@ -26,8 +26,7 @@ from aflow_jax.qwen2 import (
 )
 from aflow_jax.rewards import Grader, Judge
 from aflow_jax.sampling import Engine, SamplingParams
-from aflow_jax.workflow import Executor, Limits, answer_text, policy_messages
-from aflow_jax.workflow.warm_start import standard_workflows
+from aflow_jax.workflow import Executor, Limits, demonstrations, policy_messages
 
 Say = Callable[[str], None]
 
@@ -204,6 +203,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         loss_type=config.loss_type,
         clip_low=config.clip_range,
         clip_high=config.clip_range_high or config.clip_range,
+        entropy_coef=config.entropy_coef,
         kl_coef=config.kl_loss_coef,
         kl_estimator=config.kl_estimator,
         max_completion_length=config.max_new_tokens,
@@ -243,7 +243,7 @@ def workflow_limits(config: Config) -> Limits:
 
 def _create_model(config: Config, problems: ProblemSets) -> None:
     prompts = [message["content"] for problem in problems.train for message in policy_prompt(config, problem)]
-    answers = [answer_text(workflow) for workflow in standard_workflows(config.aflow_operators)]
-    # Answers are few beside prompts: repeated, they get tokens of their own and stay short.
-    texts = prompts + answers * len(problems.train)
-    create_checkpoint(config.model_source, texts=texts, seed=config.seed, **config.create_model.model_dump())
+    answers = [answer for _, answer in demonstrations(problems.train, config.aflow_operators, config.seed)]
+    create_checkpoint(
+        config.model_source, texts=prompts + answers, seed=config.seed, **config.create_model.model_dump()
+    )

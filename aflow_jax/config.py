@@ -197,6 +197,7 @@ class Config(Section):
         0.005, ge=0.0, description="beta: weight of the KL term against the base model; 0 leaves it out"
     )
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="estimator of the KL term")
+    entropy_coef: float = Field(0.0, ge=0.0, description="weight of the entropy bonus")
     clip_range: float = Field(0.20, gt=0.0, lt=1.0, description="epsilon of the clipped ratio")
     clip_range_high: float | None = Field(None, gt=0.0, description="upper epsilon where it differs from clip_range")
     mask_truncated: bool = Field(False, description="leave completions cut by the length limit out of the loss")

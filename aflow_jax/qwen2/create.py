@@ -109,7 +109,7 @@ def _with_range(model: Qwen2) -> Qwen2:
     for name, weight in model.layers.items():
         if name.endswith("proj"):
             value = weight.get_value()
-            weight.set_value(value / 0.02 * value.shape[1] ** -0.5)
+            weight.set_value(value / 0.02 * value.shape[-1] ** -0.5)
     return model
 
 

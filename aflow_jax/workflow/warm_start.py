@@ -14,50 +14,64 @@ from aflow_jax.workflow.language import CLOSING, OPENING, Limits, format, parse,
 from aflow_jax.workflow.measures import operators_of
 from aflow_jax.workflow.parser import WorkflowError
 
-# Each shape is drawn as often as any other, for whatever problem: the form is taught, and nothing about which workflow
-# fits which problem.
-STANDARD_WORKFLOWS = (
-    "AnswerGenerate",
+# What a person might try, by domain. Each of a domain's shapes is drawn as often as any other: the form is taught, and
+# that kinds of problems call for kinds of workflows; which of them pays is left to the rewards.
+_ANY = (
     "Custom",
+    "AnswerGenerate",
     "Programmer",
-    "CustomCodeGenerate",
-    "AnswerGenerate -> Format",
-    "Programmer -> Format",
     "Custom -> Review ? Revise : done",
-    "AnswerGenerate -> Review ? Revise : done",
-    "Programmer -> Review ? Revise : done",
-    "CustomCodeGenerate -> Test ? Revise : done",
-    "CustomCodeGenerate -> (Test ? Revise : done) * 3",
-    "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
     "[AnswerGenerate, Programmer, Custom] -> ScEnsemble",
-    "[Programmer, Programmer, Programmer] -> MdEnsemble",
-    'Custom("Work out the key facts first.") -> AnswerGenerate',
-    'Custom("Make a plan first.") -> Programmer',
 )
+STANDARD_WORKFLOWS = {
+    "math": (
+        *_ANY,
+        "AnswerGenerate -> Review ? Revise : done",
+        'Custom("Make a plan first.") -> Programmer',
+        "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
+    ),
+    "code": (
+        *_ANY,
+        "CustomCodeGenerate",
+        "CustomCodeGenerate -> Review ? Revise : done",
+        "CustomCodeGenerate -> Test ? Revise : done",
+        "CustomCodeGenerate -> (Test ? Revise : done) * 3",
+    ),
+    "qa": (
+        *_ANY,
+        "AnswerGenerate -> Format",
+        "AnswerGenerate -> Review ? Revise : done",
+        'Custom("Work out the key facts first.") -> AnswerGenerate',
+        "[AnswerGenerate, AnswerGenerate, AnswerGenerate] -> ScEnsemble",
+    ),
+}
 
 
 def demonstrations(problems: Sequence[Problem], operators: Sequence[str], seed: int) -> list[tuple[Problem, str]]:
-    """Return each problem with an answer that holds a standard workflow of the operators offered.
+    """Return each problem with an answer: its kind, and a standard workflow of the operators offered.
 
-    The shape is drawn uniformly whatever the problem's domain. The same arguments give the same answers, and the order
-    is that of the problems.
+    The workflow is drawn uniformly from its domain's. Naming the domain first gives the policy something to hang its
+    choice on once rewards tell which workflow pays. The same arguments give the same answers, in the problems' order.
 
     Raises:
-        UserError: the operators offered make none of the standard workflows.
+        UserError: the operators offered make none of a domain's standard workflows.
     """
-    pool = standard_workflows(operators)
+    pools = {domain: standard_workflows(domain, operators) for domain in {problem.domain for problem in problems}}
     random = Random(f"{seed}/demonstrations")
-    return [(problem, answer_text(random.choice(pool))) for problem in problems]
+    return [
+        (problem, f"A {problem.domain} problem.\n{answer_text(random.choice(pools[problem.domain]))}")
+        for problem in problems
+    ]
 
 
-def standard_workflows(operators: Sequence[str]) -> list[Workflow]:
-    """Return the standard workflows that use only the operators offered; raise UserError where there are none."""
-    workflows = [parse(text) for text in STANDARD_WORKFLOWS]
+def standard_workflows(domain: str, operators: Sequence[str]) -> list[Workflow]:
+    """Return a domain's standard workflows that use only the operators offered; raise UserError if there are none."""
+    workflows = [parse(text) for text in STANDARD_WORKFLOWS[domain]]
     offered = [workflow for workflow in workflows if set(operators_of(workflow)) <= set(operators)]
     if not offered:
         names = ", ".join(operators)
         raise UserError(
-            f"no standard workflow uses only {names}: set warm_start.demonstrations, or offer more operators"
+            f"no standard workflow for {domain} uses only {names}: offer more, or set warm_start.demonstrations"
         )
     return offered
 
