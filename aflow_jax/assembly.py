@@ -26,6 +26,7 @@ from aflow_jax.qwen2 import (
 )
 from aflow_jax.rewards import Grader, Judge
 from aflow_jax.sampling import Engine, SamplingParams
+from aflow_jax.sandbox import configure_sandbox
 from aflow_jax.workflow import Executor, Limits, demonstrations, policy_messages
 
 Say = Callable[[str], None]
@@ -80,8 +81,9 @@ async def open_executor(config: Config, problems: ProblemSets, say: Say) -> Asyn
     """Connect to the executor LLM and check that it answers; where settings say so, start the simulator first.
 
     Raises:
-        UserError: an endpoint is missing, refuses the key or cannot be reached.
+        UserError: an endpoint is missing, refuses the key or cannot be reached, or the sandbox asked for is not here.
     """
+    say(f"sandbox: {configure_sandbox(config.sandbox)}")
     simulator = _start_simulator(config, problems, say) if config.simulator else None
     budget = Budget(**config.budget.model_dump())
     clients: dict[str, LLMClient] = {}

@@ -255,6 +255,9 @@ class Config(Section):
     execution_timeout: float = Field(600, gt=0.0, description="seconds for one workflow")
     call_timeout: float = Field(120, gt=0.0, description="seconds for one LLM call, retries aside")
     max_concurrent_calls: int = Field(64, ge=1, description="LLM calls in flight")
+    sandbox: Literal["auto", "namespaces", "bubblewrap", "landlock", "unsafe"] = Field(
+        "auto", description="isolation of model-written programs; auto takes the strongest that the machine offers"
+    )
     max_concurrent_sandboxes: int = Field(4, ge=1, description="sandboxed programs at once")
     budget: Budget = Field(default_factory=Budget, description="spending bounds")
     void_limit: VoidLimit = Field(default_factory=VoidLimit, description="infrastructure faults tolerated")

@@ -18,6 +18,11 @@ from pathlib import Path
 
 NAMES = ("accuracy", "accuracy/math", "accuracy/code", "accuracy/qa", "workflow/parse_rate")
 REPOSITORY = Path(__file__).parent.parent
+INTRODUCTION = """\
+`{config}` with {seeds} seeds: accuracy on held-out problems after the warm start, before GRPO, and after {steps} steps
+of it. Each seed has its own problems, model and simulator. The executor LLM is the simulator, which knows the gold
+answers and gets them right with a chance that depends on domain and operator. So the table shows that the policy learns
+which workflow fits which problem; it says nothing about a real LLM."""
 
 
 def main() -> None:
@@ -65,10 +70,7 @@ def report(config: str, overrides: list[str], runs: list[dict[str, float]]) -> s
         [
             "# What the quick start learns",
             "",
-            f"`{config}` with {len(runs)} seeds: accuracy on held-out problems before GRPO, after the warm start, and after",
-            f"{runs[0]['steps']:.0f} steps of it. Each seed has its own problems, model and simulator. The executor LLM is the",
-            "simulator, which knows the gold answers and gets them right with a chance that depends on domain and operator.",
-            "So the table shows that the policy learns which workflow fits which problem; it says nothing about a real LLM.",
+            INTRODUCTION.format(config=config, seeds=len(runs), steps=runs[0]["steps"]),
             "",
             "| seed | accuracy | math | code | qa | parse rate | points |",
             "|---|---|---|---|---|---|---|",

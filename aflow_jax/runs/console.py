@@ -26,7 +26,12 @@ class RunConsole:
         self.console = Console(stderr=True, highlight=False)
         self._file = logging.FileHandler(log, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        screen = RichHandler(console=self.console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        screen: logging.Handler
+        if self.console.is_terminal:
+            screen = RichHandler(console=self.console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        else:
+            screen = logging.StreamHandler()
+            screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         self._logger = logging.getLogger("aflow_jax")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
