@@ -88,6 +88,9 @@ class RolloutCollector:
         """Make `samples` rollouts for each problem, ordered by problem and sample whatever ends first.
 
         All randomness follows from `seed`, the problem's position and the sample's number.
+
+        Raises:
+            UserError: a prompt is too long, the endpoint refuses the key, or a budget is spent: no rollout can go on.
         """
         seeds = [tuple((*seed, position, sample) for sample in range(samples)) for position in range(len(problems))]
         requests = [
@@ -96,14 +99,18 @@ class RolloutCollector:
         ]
         started = first = time.perf_counter()
         tasks: dict[tuple[int, int], asyncio.Task[Rollout]] = {}
-        async with asyncio.TaskGroup() as group:
-            async for completion in self._sample(requests, params, adapter):
-                if not tasks:
-                    first = time.perf_counter()
-                place = (completion.request, completion.sample)
-                problem = problems[completion.request]
-                tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
-            sampled = time.perf_counter()
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for completion in self._sample(requests, params, adapter):
+                    if not tasks:
+                        first = time.perf_counter()
+                    place = (completion.request, completion.sample)
+                    problem = problems[completion.request]
+                    tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
+                sampled = time.perf_counter()
+        except ExceptionGroup as errors:
+            # What ends all rollouts, such as a refused key, ends them for one reason: the first says it.
+            raise errors.exceptions[0] from None
         ended = time.perf_counter()
         times = {"time/sample": sampled - started, "time/execute": ended - first, "time/wait": ended - sampled}
         return Collected([tasks[place].result() for place in sorted(tasks)], times)

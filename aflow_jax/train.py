@@ -76,11 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before the first checkpoint: there is nothing to go on from", file=sys.stderr)
+        return 130
 
 
 async def run(config: Config, *, resume: str | None) -> int:
     """Train as the settings say; return the exit code."""
-    folder = RunFolder(config.run_folder, resuming=resume is not None)
+    folder = RunFolder(config.run_folder, resuming=_is_of_run(resume, config.run_folder))
     console = RunConsole(folder.log)
     try:
         start = _starting_point(folder, resume, console)
@@ -93,6 +96,11 @@ async def run(config: Config, *, resume: str | None) -> int:
     finally:
         console.close()
         folder.release()
+
+
+def _is_of_run(resume: str | None, folder: Path) -> bool:
+    """Return whether the checkpoint to resume is the folder's own; another's may only start a new run."""
+    return resume == "latest" or (resume is not None and Path(resume).resolve().is_relative_to(folder.resolve()))
 
 
 def _starting_point(folder: RunFolder, resume: str | None, console: RunConsole) -> Path | None:
@@ -129,8 +137,9 @@ class Trainer:
         )
         self.learner = Learner(policy.model, policy.new_adapter(), learner_settings(config))
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
-        self.step = 0  # the last complete step
-        self.saved: int | None = None
+        self.step: int | None = None  # what the learner's state is after; None until the warm start is done
+        self.saved: int | None = None  # the newest checkpoint's step
+        self.unwritten: dict[str, float] | None = None  # metrics of `step`, until its evaluation completes them
         self.num_tokens = 0
         self.evaluations: dict[int, dict[str, float]] = {}
         self.recent_voids: deque[int] = deque(maxlen=config.void_limit.window)
@@ -141,11 +150,14 @@ class Trainer:
         started = time.perf_counter()
         if start is not None:
             self._resume(start)
-        self.metrics = MetricsFile(self.folder.metrics, first_step=self.step + 1 if start else 0)
+        done = -1 if self.step is None else self.step - (self.unwritten is not None)
+        self.metrics = MetricsFile(self.folder.metrics, first_step=done + 1)
         self.wandb = self._open_wandb()
         try:
             if start is None:
                 await self._begin()
+            elif self.unwritten is not None:
+                await self._complete()
             with self.console.progress("training", config.max_steps, completed=self.step) as progress:
                 while self.step < config.max_steps:
                     progress.advance(await self.train_step(self.step + 1))
@@ -153,6 +165,8 @@ class Trainer:
             self._summarise(time.perf_counter() - started)
             return 0
         except asyncio.CancelledError:
+            if self.step is None:
+                raise
             self.save()
             say(f"stopped at step {self.step}; go on with --resume latest")
             return 130
@@ -160,6 +174,9 @@ class Trainer:
             self.save()
             say(f"stopped at step {self.step}: {reason}; go on with --resume latest")
             return 3
+        except UserError:
+            self.save()
+            raise
         finally:
             self.checkpoints.close()
             if self.wandb:
@@ -173,6 +190,7 @@ class Trainer:
         self.saved = self.step if start.absolute().parent == self.checkpoints.folder else None
         details, budget = manifest["details"], self.parts.budget
         self.num_tokens = details["num_tokens"]
+        self.unwritten = details["unwritten"]
         self.recent_voids.extend(details["recent_voids"])
         spent = details["spent"]
         budget.spent_calls, budget.spent_tokens, budget.spent_usd = spent["calls"], spent["tokens"], spent["usd"]
@@ -180,10 +198,9 @@ class Trainer:
 
     async def _begin(self) -> None:
         """Warm start, first evaluation, first checkpoint: step 0."""
-        metrics = self.warm_start() if self.config.warm_start else {}
-        if self.config.eval_every:
-            metrics |= await self.evaluate(0)
-        self._write(0, metrics)
+        metrics = await self.warm_start() if self.config.warm_start else {}
+        self.step, self.unwritten = 0, metrics
+        await self._complete()
         self.save()
 
     async def train_step(self, step: int) -> dict[str, float]:
@@ -207,16 +224,23 @@ class Trainer:
         metrics = rollout_metrics(rollouts, config.num_return_sequences_in_group) | update | self._spending()
         metrics |= {"temperature": temperature, "num_tokens": self.num_tokens, "memory/peak_gb": peak_memory_gb()}
         metrics |= collected.times | {"time/update": time.perf_counter() - updating}
-        if config.eval_every and (step % config.eval_every == 0 or step == config.max_steps):
-            metrics |= await self.evaluate(step)
-        metrics["step_time"] = time.perf_counter() - started
-        self._write(step, metrics)
+        self.unwritten = metrics | {"step_time": time.perf_counter() - started}
+        metrics = await self._complete()
         if step % config.save_every == 0:
             self.save()
         self._watch_voids(rollouts)
         return metrics
 
-    def warm_start(self) -> dict[str, float]:
+    async def _complete(self) -> dict[str, float]:
+        """Evaluate where that is due, and write the step's metrics."""
+        step, metrics = self.step, self.unwritten
+        if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.max_steps):
+            metrics = metrics | await self.evaluate(step)
+        self._write(step, metrics)
+        self.unwritten = None
+        return metrics
+
+    async def warm_start(self) -> dict[str, float]:
         """Teach the form of workflows from demonstrations; return the last step's loss and entropy."""
         config, stage = self.config, self.config.warm_start
         if stage.demonstrations:
@@ -236,6 +260,7 @@ class Trainer:
                 )
                 metrics = learner.supervised_update(batch.tokens, batch.lengths, batch.loss_mask)
                 progress.advance({"loss": metrics["loss"]})
+                await asyncio.sleep(0)  # where Ctrl-C is heard
                 if step == 1 or step % 50 == 0 or step == stage.steps:
                     self.console.say(f"warm start {step}/{stage.steps}: loss {metrics['loss']:.3f} nats a token")
         self.learner = Learner(self.policy.model, learner.adapter, learner_settings(config))
@@ -262,13 +287,14 @@ class Trainer:
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def save(self) -> None:
-        """Save the state of the last complete step, once."""
-        if self.saved == self.step:
+        """Save the state, once for each step."""
+        if self.step is None or self.saved == self.step:
             return
         budget = self.parts.budget
         details = {
             "num_tokens": self.num_tokens,
             "recent_voids": list(self.recent_voids),
+            "unwritten": self.unwritten,
             "spent": {"calls": budget.spent_calls, "tokens": budget.spent_tokens, "usd": budget.spent_usd},
         }
         self.checkpoints.save(self.step, self.learner.state, details=details)

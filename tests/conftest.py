@@ -1,4 +1,4 @@
-"""What all tests share: compiled programs, so that equal ones are compiled once, also in the processes that tests start."""
+"""What all tests share: compiled programs, so that equal ones are compiled once, also in processes that tests start."""
 
 import os
 import shutil

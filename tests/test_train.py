@@ -141,6 +141,23 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error[-1]
 
 
+def test_a_checkpoint_of_another_run_never_continues_into_a_folder_that_holds_a_run(
+    config: Path, whole: Path, stopped: Path, capsys
+) -> None:
+    checkpoint = whole / "checkpoints" / "step_4"
+    message = refusal(capsys, "--config", config, f"run_dir={stopped}", "--resume", checkpoint)
+    assert "already holds a run" in message
+
+
+def test_a_spent_budget_stops_with_a_checkpoint(config: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--config", str(config), f"run_dir={tmp_path}", "warm_start.steps=25", "eval_every=0"]
+    assert main([*arguments, "budget.calls=1"]) == 3
+    log = (tmp_path / "training.log").read_text()
+    assert "budget.calls: 1 are spent; raise the bound and resume" in log
+    assert list((tmp_path / "checkpoints").glob("step_*/manifest.json"))
+    assert main([*arguments, "budget.calls=100000", "max_steps=1", "--resume", "latest"]) == 0
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(config: Path, whole: Path, capsys) -> None:
     before = (whole / "metrics.jsonl").read_bytes()
     assert "already holds a run" in refusal(capsys, "--config", config, f"run_dir={whole}")

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from aflow_jax.errors import UserError
 
-_MARKS = ("config.yaml", "metrics.jsonl", "checkpoints")
+_MARKS = ("metrics.jsonl", "checkpoints")
 
 
 class RunFolder:
@@ -63,7 +63,7 @@ class RunFolder:
 
 
 def holds_run(path: Path) -> bool:
-    """Return whether a run has written in the folder."""
+    """Return whether the folder has anything that a new run would overwrite."""
     return any((path / mark).exists() for mark in _MARKS)
 
 

@@ -14,6 +14,9 @@ def test_a_folder_that_holds_a_run_is_taken_again_only_to_resume(tmp_path: Path)
     folder = RunFolder(tmp_path / "run", resuming=False)
     folder.write_config("seed: 1\n")
     folder.release()
+    folder = RunFolder(tmp_path / "run", resuming=False)  # nothing is lost yet
+    MetricsFile(folder.metrics, first_step=0).write(0, {})
+    folder.release()
     with pytest.raises(UserError, match="already holds a run: go on with it by `--resume latest`"):
         RunFolder(tmp_path / "run", resuming=False)
     RunFolder(tmp_path / "run", resuming=True).release()
