@@ -97,6 +97,7 @@ async def open_executor(config: Config, problems: ProblemSets, say: Say) -> Asyn
                     budget=budget,
                 )
                 await clients[name].check()
+                clients[name].counters.take()  # no step's spending
         client, judge_client = (
             clients[config.aflow_executor_model],
             clients[config.judge_model or config.aflow_executor_model],
