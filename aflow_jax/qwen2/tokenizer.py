@@ -1,5 +1,6 @@
 """Text to token ids and back, with the model folder's own tokenizer and chat template."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
       UserError: the folder has no tokenizer, no chat template or no end token.
     """
+    # It would advise to install PyTorch, which is not needed here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported here: it takes seconds, and training from token files or listing settings needs none of it.
     from transformers import AutoTokenizer
 

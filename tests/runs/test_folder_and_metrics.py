@@ -69,6 +69,7 @@ def test_wandb_that_cannot_start_is_a_warning(
 ) -> None:
     warnings = []
     monkeypatch.setattr("aflow_jax.runs.metrics.logger.warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv(variable, value)
     log = WandbLog(project="p", name="n", folder=tmp_path, config={})
     log.write(1, {"reward": 0.5})
