@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 
 from aflow_jax.problems.sources import default_sources
 from aflow_jax.rewards.literals import is_number_word, number_spans
@@ -17,6 +18,8 @@ _BOXES_TRIED = 8
 _NOT_AN_ANSWER = frozenset(
     {"", "{}", "[]", "()", '""', "''", "none", "null", "nil", "nan", "n/a", "na", "undefined", "...", "error"}
 )
+_KEYWORD = re.compile(r"\b(?:def|class|import|return|for|while|with|lambda|print)\b")
+_DEFINITION = re.compile(r"^(?:def|class) \w+.*:\s*$|^(?:import|from) \w+", re.MULTILINE)
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _FORMULA = re.compile(r"(?<!\\)\$([^$\n]+)(?<!\\)\$")
 # Bounded, so that a text of nothing but openings is read in linear time.
@@ -54,7 +57,8 @@ def extract_in_domain(text: str, domain: str) -> str | None:
         return extract_code(text)
     text = _DISPLAY.sub(_in_line, text[-MAX_CHARACTERS:]).strip()
     prose = _FENCE.sub(_keep_plain_fence, text).strip()
-    if is_blank(prose):
+    # A program's own words, such as a variable named `answer`, mark nothing.
+    if is_blank(prose) or is_program(prose):
         return None
     marked = _marked(prose, domain)
     if marked is not None:
@@ -89,16 +93,18 @@ def is_blank(text: str) -> bool:
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is a Python program: it parses, and does more than state a value."""
-    if not re.search(r"\b(?:def|class|import|return|for|while|with|lambda|print)\b", text):
+    """Whether a text is a Python program, or looks like a broken one."""
+    if not _KEYWORD.search(text):
         return False
     if re.match(r"\s*(?:return|yield)\b", text):
         return True
-    try:
-        body = ast.parse(text.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return bool(re.search(r"^(?:def|class) \w+.*:\s*$|^(?:import|from) \w+", text, re.MULTILINE))
-    return any(not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) or _is_program(node) for node in body)
+    body = _parsed(text)
+    return bool(_DEFINITION.search(text)) if body is None else any(map(_is_more_than_a_value, body))
+
+
+def is_program(text: str) -> bool:
+    """Whether a text is as a whole a Python program: it parses, and does more than state a value."""
+    return bool(_KEYWORD.search(text)) and any(map(_is_more_than_a_value, _parsed(text) or ()))
 
 
 def is_expression(text: str) -> bool:
@@ -198,8 +204,19 @@ def _keep_plain_fence(match: re.Match[str]) -> str:
     return block if plain else " "
 
 
-def _is_program(node: ast.stmt) -> bool:
-    value = getattr(node, "value", None)
+def _parsed(text: str) -> list[ast.stmt] | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LaTeX is full of what Python warns of as invalid escapes
+        try:
+            return ast.parse(text.strip()).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def _is_more_than_a_value(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign):
+        return True
+    value = node.value
     return isinstance(value, ast.Lambda) or (
         isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print"
     )

@@ -124,3 +124,10 @@ def test_a_hostile_text_of_megabytes_is_read_all_the_same() -> None:
         " " * 10**6 + "5",
     ):
         extract_answer(text, "math")
+
+
+def test_a_program_is_no_answer_whatever_its_variables_are_called() -> None:
+    for program in ("def solve():\n    answer = 667\n    return answer", "import math\nanswer = 667\nprint(answer)"):
+        assert extract_answer(program, "gsm8k") is None
+        assert extract_answer(program, "hotpotqa") is None
+    assert extract_answer("from the table we get\n\\boxed{667}", "math") == "667"
