@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from aflow_jax.problems import Problem
@@ -169,8 +169,8 @@ def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:
         "outcome": str(execution.outcome),
         "error": execution.error,
         "answer": execution.answer,
-        "trace": [asdict(call) for call in execution.trace],
-        "usage": asdict(execution.usage),
+        "trace": [call.as_record() for call in execution.trace],
+        "usage": execution.usage.as_record(),
         "correctness": grade.correctness,
         "components": grade.components,
         "reward": grade.reward,
