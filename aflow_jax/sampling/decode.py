@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from aflow_jax.qwen2 import Adapter, DecodeWeights, KVCache, Qwen2, decode_step, empty_cache
 from aflow_jax.sampling.filters import sample_tokens
@@ -21,7 +21,6 @@ class SlotState:
       hidden: State of each slot's last token: logits are made of it when the next token is drawn.
       positions: Tokens in the slot's cache, so the place of the next one.
       produced: New tokens so far.
-      limits: New tokens at most.
       active: Whether the slot's completion goes on.
       keys: Noise of each completion; a token's is this key with its place in the completion folded in.
     """
@@ -30,7 +29,6 @@ class SlotState:
     hidden: Float[Array, "B D"]
     positions: Int[Array, "B"]
     produced: Int[Array, "B"]
-    limits: Int[Array, "B"]
     active: Bool[Array, "B"]
     keys: Key[Array, "B"]
 
@@ -38,19 +36,23 @@ class SlotState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawSettings:
-    """How to draw, all traced, and when to come back.
+    """How each slot draws and when it ends, all traced, and when to come back.
 
     Attributes:
+      occupied: Whether the slot has a completion that goes on; one that was cancelled ends here.
       temperature, top_k, top_p, min_p: As in SamplingParams.
-      stop_tokens: Tokens that end a completion, padded with -1.
+      limits: New tokens at most.
+      stop_tokens: Tokens that end the completion, padded with -1.
       patience: The chunk ends early once this many completions ended in it; the number of slots or more: never.
     """
 
-    temperature: Float[Array, ""]
-    top_k: Int[Array, ""]
-    top_p: Float[Array, ""]
-    min_p: Float[Array, ""]
-    stop_tokens: Int[Array, "E"]
+    occupied: Bool[Array, "B"]
+    temperature: Float[Array, "B"]
+    top_k: Int[Array, "B"]
+    top_p: Float[Array, "B"]
+    min_p: Float[Array, "B"]
+    limits: Int[Array, "B"]
+    stop_tokens: Int[Array, "B E"]
     patience: Int[Array, ""]
 
 
@@ -79,32 +81,44 @@ def empty_slots(model: Qwen2, slots: int, cache_length: int) -> SlotState:
         hidden=jnp.zeros((slots, model.config.hidden_size), model.dtype),
         positions=integers,
         produced=integers,
-        limits=integers,
         active=jnp.zeros(slots, bool),
         keys=jax.random.split(jax.random.key(0, impl="threefry2x32"), slots),
     )
 
 
-def lengthen(state: SlotState, cache_length: int) -> SlotState:
-    """The same slots with a longer cache; `state` is given up."""
+def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
+    """The same slots and further free ones behind them, with a longer cache; `state` is given up."""
+    rows = slots - state.active.shape[0]
     room = cache_length - state.cache.length
 
-    def moved(cached: Array, axis: int) -> Array:
-        longer = _pad(cached, axis=axis, room=room)
+    def moved(values: Array, axis: int | None = None) -> Array:
+        if rows == 0 and (axis is None or room == 0):
+            return values
+        larger = _pad(values, rows=rows, axis=axis, room=room)
         # One array after the other: all the old ones beside all the new ones would be twice the memory.
-        cached.delete()
-        return longer
+        values.delete()
+        return larger
 
-    cache = KVCache(
-        keys=tuple(moved(keys, 3) for keys in state.cache.keys),
-        values=tuple(moved(values, 2) for values in state.cache.values),
+    return SlotState(
+        cache=KVCache(
+            keys=tuple(moved(keys, 3) for keys in state.cache.keys),
+            values=tuple(moved(values, 2) for values in state.cache.values),
+        ),
+        hidden=moved(state.hidden),
+        positions=moved(state.positions),
+        produced=moved(state.produced),
+        active=moved(state.active),
+        keys=moved(state.keys),
     )
-    return dataclasses.replace(state, cache=cache)
 
 
-@partial(jax.jit, static_argnames=("axis", "room"))
-def _pad(cached: Float[Array, "B K X Y"], *, axis: int, room: int) -> Array:
-    return jnp.pad(cached, [(0, room if at == axis else 0) for at in range(cached.ndim)])
+@partial(jax.jit, static_argnames=("rows", "axis", "room"))
+def _pad(values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: int) -> Array:
+    if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
+        # Keys of free slots are set before they are used.
+        return jnp.concatenate([values, jnp.broadcast_to(values[:1], rows)])
+    wider = [rows if at == 0 else room if at == axis else 0 for at in range(values.ndim)]
+    return jnp.pad(values, [(0, more) for more in wider])
 
 
 @jax.jit
@@ -127,9 +141,10 @@ def decode(
       state: The slots; the cache has room for `chunk_length` more tokens in each active one, or up to its limit.
       settings: How to draw.
       chunk_length: Tokens at most.
-      bound: `filters.top_k_bound` of the settings.
+      bound: `filters.top_k_bound` of the largest top_k.
     """
     slots = state.active.shape[0]
+    state = dataclasses.replace(state, active=state.active & settings.occupied)
     active_before = state.active.sum()
 
     def unfinished(carry: tuple[Array, SlotState, Chunk]) -> Bool[Array, ""]:
@@ -143,7 +158,7 @@ def decode(
         hidden, cache = decode_step(weights, tokens, state.positions, state.cache)
         produced = state.produced + state.active
         stopped = (tokens[:, None] == settings.stop_tokens).any(axis=-1)
-        active = state.active & ~stopped & (produced < state.limits)
+        active = state.active & ~stopped & (produced < settings.limits)
         chunk = dataclasses.replace(
             chunk,
             tokens=chunk.tokens.at[step].set(jnp.where(state.active, tokens, -1)),
@@ -170,17 +185,6 @@ def _draw(
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     logits = weights.unembed(state.hidden)
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.produced)
-    rows = state.produced.shape
-
-    def every(value: Array) -> Array:
-        return jnp.broadcast_to(value, rows)
-
     return sample_tokens(
-        logits,
-        keys,
-        every(settings.temperature),
-        every(settings.top_k),
-        every(settings.top_p),
-        every(settings.min_p),
-        bound=bound,
+        logits, keys, settings.temperature, settings.top_k, settings.top_p, settings.min_p, bound=bound
     )

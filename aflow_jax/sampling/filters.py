@@ -29,12 +29,10 @@ SMALLEST_TOP_K_BOUND = 64
 
 
 def top_k_bound(top_k: int, vocab_size: int) -> int:
-    """The static number of candidates to look at for ``top_k``: the power of two above it, 0 when top-k is off.
+    """The static number of candidates to look at where no row's top-k is above ``top_k``: a power of two.
 
-    A few bounds serve every top_k, so that a new value seldom compiles a new program.
+    A few bounds serve every top_k, off among them, so that a new value seldom compiles a new program.
     """
-    if top_k == 0:
-        return 0
     bound = SMALLEST_TOP_K_BOUND
     while bound < top_k:
         bound *= 2
@@ -57,10 +55,10 @@ def sample_tokens(
         logits: float32.
         keys: the row's noise for this position and no other.
         temperature: 0 takes the most probable token, the first on a tie, whatever the filters say.
-        top_k: from 1 to ``bound``; not read when ``bound`` is 0.
+        top_k: at most ``bound``; 0 is off.
         top_p: in (0, 1]; 1 is off.
         min_p: in [0, 1); tokens below ``min_p`` times the highest probability are left out; 0 is off.
-        bound: ``top_k_bound`` of the call; 0 when top-k is off.
+        bound: ``top_k_bound`` of the largest top_k.
 
     Returns:
         tokens, and ``log_softmax(logits / temperature)`` at them in nats (at temperature 0 that of temperature 1).
@@ -72,10 +70,17 @@ def sample_tokens(
     block_mass = blocks.sum(axis=-1)
     total = block_mass.sum(axis=-1)
 
-    if bound:
-        drawn = _draw_among_candidates(scaled, keys, top_k, top_p, min_p, bound)
-    else:
-        drawn = _draw_by_rejection(blocks, block_mass, total, keys, jnp.where(greedy, 1.0, top_p), min_p)
+    # Each row is drawn in the way of its own settings, whatever its company; a way that no row takes is left out.
+    limited = top_k > 0
+    among = partial(_draw_among_candidates, scaled, keys, top_k, top_p, min_p, bound)
+    anywhere_top_p = jnp.where(greedy | limited, 1.0, top_p)
+    anywhere = partial(_draw_by_rejection, blocks, block_mass, total, keys, anywhere_top_p, min_p)
+    nothing = partial(jnp.zeros, top_k.shape, jnp.int32)
+    drawn = jnp.where(
+        limited,
+        jax.lax.cond((limited & ~greedy).any(), among, nothing),
+        jax.lax.cond((~limited & ~greedy).any(), anywhere, nothing),
+    )
     # An argmax reduces value and index together, which XLA does not vectorise on CPU: only where it is asked for.
     tokens = jax.lax.cond(
         greedy.any(),

@@ -36,14 +36,12 @@ class Admission:
       count: How many there are.
       seeds: Integers of each one's noise, padded.
       seed_counts: How many of them are real.
-      limit: Longest completion.
     """
 
     rows: Int[Array, "B"]
     count: Int[Array, ""]
     seeds: UInt32[Array, "B M"]
     seed_counts: Int[Array, "B"]
-    limit: Int[Array, ""]
 
 
 @jax.jit
@@ -82,7 +80,6 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> Sl
         hidden=assign(state.hidden, prefix.hidden),
         positions=assign(state.positions, prefix.length),
         produced=assign(state.produced, 0),
-        limits=assign(state.limits, admission.limit),
         active=assign(state.active, True),
         keys=assign(state.keys, noise_keys(admission.seeds, admission.seed_counts)),
     )

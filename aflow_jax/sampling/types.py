@@ -24,6 +24,7 @@ class SamplingParams:
       top_k: Number of the most probable tokens to draw from; 0 is off.
       min_p: Least probability, as a share of the highest, in [0, 1); 0 is off.
       stop_token_ids: Tokens that end a completion; None takes the tokenizer's end tokens, () never stops early.
+      stop: Strings that end a completion: it keeps the token that completes one, and its text ends before it.
     """
 
     max_new_tokens: int
@@ -32,6 +33,7 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     stop_token_ids: tuple[int, ...] | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
@@ -41,6 +43,7 @@ class SamplingParams:
         _require(0.0 <= self.min_p < 1.0, "min_p", self.min_p, "at least 0 and below 1")
         count = len(self.stop_token_ids or ())
         _require(count <= MAX_STOP_TOKENS, "stop_token_ids", count, f"at most {MAX_STOP_TOKENS} tokens")
+        _require(all(self.stop), "stop", self.stop, "strings of at least one character")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +76,9 @@ class Completion:
       tokens: The sampled tokens; the stop token, where there is one, is the last of them.
       logprobs: Of each token, in nats, under log_softmax(logits / temperature) before the filters; at temperature 0
         under temperature 1.
-      finish_reason: "stop" at a stop token, "length" at max_new_tokens.
-      text: The tokens decoded, special tokens left out.
-      request: Place of the request among those of the call.
+      finish_reason: "stop" at a stop token or stop string, "length" at max_new_tokens.
+      text: The tokens decoded, special tokens left out; it ends before the stop string, where there is one.
+      request: The request's id: its place among those of a call of `Engine.generate`.
       sample: Place of the completion's entry in the request's seeds.
     """
 
@@ -86,6 +89,28 @@ class Completion:
     text: str
     request: int
     sample: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one step added to one completion.
+
+    Attributes:
+      request: Id of the request, from `Scheduler.submit`.
+      sample: Place of the completion's entry in the request's seeds.
+      tokens: The new tokens, at least one.
+      logprobs: Their log-probabilities, as in Completion.
+      text: The new text that is certain: half a character, and what may become a stop string, are held back. The texts
+        of a completion's steps together are the completion's text.
+      completion: The whole completion where it ended, None where it goes on.
+    """
+
+    request: int
+    sample: int
+    tokens: tuple[int, ...]
+    logprobs: Float[np.ndarray, "N"]
+    text: str
+    completion: Completion | None
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling import engine as engine_module
+from aflow_jax.sampling import lane as lane_module
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0.0, stop_token_ids=())
 CHUNK = 5
@@ -210,7 +210,7 @@ def test_nothing_compiles_after_warm_up(model, tokenizer, adapter, prompts):
 
 def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monkeypatch):
     seen = []
-    decode = engine_module.decode
+    decode = lane_module.decode
 
     def watched(weights, state, settings, **static):
         before = state.cache.keys[0].unsafe_buffer_pointer()
@@ -218,7 +218,7 @@ def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monke
         seen.append((before, after.cache.keys[0].unsafe_buffer_pointer(), state.cache.keys[0].is_deleted()))
         return after, chunk
 
-    monkeypatch.setattr(engine_module, "decode", watched)
+    monkeypatch.setattr(lane_module, "decode", watched)
     list(make_engine(model, tokenizer).generate(make_requests(prompts[:6]), GREEDY, adapter))
     assert len(seen) > 3
     assert len({before for before, _, _ in seen}) == 1, "admission moved the cache"
@@ -227,8 +227,8 @@ def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monke
 
 def test_a_prompt_is_run_once_for_all_its_samples(model, tokenizer, adapter, prompts, monkeypatch):
     runs = []
-    prefill = engine_module.prefill
-    monkeypatch.setattr(engine_module, "prefill", lambda *arguments: runs.append(1) or prefill(*arguments))
+    prefill = lane_module.prefill
+    monkeypatch.setattr(lane_module, "prefill", lambda *arguments: runs.append(1) or prefill(*arguments))
     completions = list(make_engine(model, tokenizer).generate(make_requests(prompts[:3], 7), GREEDY, adapter))
     assert (len(completions), len(runs)) == (21, 3)
 

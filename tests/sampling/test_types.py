@@ -4,7 +4,7 @@ import pytest
 
 from aflow_jax.errors import UserError
 from aflow_jax.sampling import Request, SamplingParams
-from aflow_jax.sampling.engine import bucket
+from aflow_jax.sampling.lane import bucket
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""Continuous batching: requests come and go at any time, each with its own parameters and adapter.
+
+submit ──► lane of its adapter ──step, lanes in turn──► progress of each completion, a chunk of tokens at a time
+"""
+
+import dataclasses
+from typing import Literal
+
+from aflow_jax.errors import UserError
+from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
+from aflow_jax.sampling.lane import Job, Lane
+from aflow_jax.sampling.types import Progress, Request, SamplingParams
+
+
+class Scheduler:
+    """Samples from one model for many requests at once; to be called from one thread at a time.
+
+    A completion is a function of weights, prompt, parameters and its seeds alone: neither other requests nor the slot
+    that it gets have a part in it (up to rounding, where a matrix product rounds differently in another shape).
+
+    Requests of one adapter share a lane: slots that decode together, taken first come first served. Lanes share the
+    model's weights and take turns, a chunk each, so that none starves. What a lane holds is freed when it is idle.
+
+    Attributes:
+      truncated_prompts: Prompts cut to prompt_max_length so far.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        prompt_max_length: int,
+        long_prompts: Literal["error", "truncate"] = "error",
+        chunk_length: int = 16,
+    ) -> None:
+        """Make a scheduler; nothing is compiled or allocated before the first step. Arguments are those of Engine."""
+        self.truncated_prompts = 0
+        self._model = model
+        self._tokenizer = tokenizer
+        self._slots = slots
+        self._prompt_max_length = prompt_max_length
+        self._long_prompts = long_prompts
+        self._chunk_length = chunk_length
+        self._next_id = 0
+        # By identity of the adapter, which the lane keeps alive; in the order of their turns.
+        self._lanes: dict[int, Lane] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing left to do."""
+        return not self._lanes
+
+    def submit(self, request: Request, params: SamplingParams, adapter: Adapter | None = None) -> int:
+        """Queue a request behind those of its adapter.
+
+        Args:
+          request: A prompt and the seeds of its completions.
+          params: How tokens are drawn, and when its completions end.
+          adapter: The same object for requests that are to share a lane; None samples from the base model.
+
+        Returns:
+          The request's id: 0, 1, 2 …
+
+        Raises:
+          UserError: a prompt above prompt_max_length where that is an error, or prompt and completion together above
+            the positions that the model knows.
+        """
+        request = self._fit(request)
+        self._check_positions(request, params)
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        if request.seeds:
+            stop = self._tokenizer.eos_token_ids if params.stop_token_ids is None else params.stop_token_ids
+            job = Job(id=request_id, request=request, params=params, stop_tokens=tuple(stop))
+            self._lane(adapter).add(job)
+        return request_id
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request: its slots are free for others, and no step reports on it. An ended one is left as it is."""
+        for lane in self._lanes.values():
+            lane.cancel(request_id)
+        self._drop_idle()
+
+    def step(self) -> list[Progress]:
+        """Advance the lane whose turn it is; return what its completions gained since its last turn.
+
+        The first turn of a lane starts its first chunk, so it reports nothing.
+        """
+        if self.idle:
+            return []
+        key = next(iter(self._lanes))
+        lane = self._lanes.pop(key)
+        self._lanes[key] = lane
+        progress = lane.step()
+        self._drop_idle()
+        return progress
+
+    def _lane(self, adapter: Adapter | None) -> Lane:
+        if id(adapter) not in self._lanes:
+            self._lanes[id(adapter)] = Lane(
+                self._model, self._tokenizer, adapter, slots=self._slots, chunk_length=self._chunk_length
+            )
+        return self._lanes[id(adapter)]
+
+    def _drop_idle(self) -> None:
+        self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.idle}
+
+    def _fit(self, request: Request) -> Request:
+        length = len(request.prompt_tokens)
+        if length <= self._prompt_max_length:
+            return request
+        if self._long_prompts == "error":
+            raise UserError(
+                f"the prompt of request {self._next_id} has {length} tokens, prompt_max_length is "
+                f"{self._prompt_max_length}: raise prompt_max_length, or let long prompts be truncated"
+            )
+        self.truncated_prompts += 1
+        # The end is kept: a chat prompt ends with what asks the model to answer.
+        return dataclasses.replace(request, prompt_tokens=request.prompt_tokens[-self._prompt_max_length :])
+
+    def _check_positions(self, request: Request, params: SamplingParams) -> None:
+        length = len(request.prompt_tokens)
+        known = self._model.config.max_position_embeddings
+        if length + params.max_new_tokens > known:
+            raise UserError(
+                f"a prompt of {length} tokens and max_new_tokens {params.max_new_tokens} exceed the model's "
+                f"max_position_embeddings {known}: lower max_new_tokens or prompt_max_length"
+            )
