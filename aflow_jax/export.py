@@ -8,36 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import orbax.checkpoint as ocp
-
-from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import Adapter, Qwen2Config, export_merged, init_adapter, resolve_model, save_peft
-from aflow_jax.runs import read_manifest, saved_steps
-from aflow_jax.runs.checkpoints import describe, find_fault
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """An adapter out of a checkpoint, with the base model that it belongs to.
-
-    Attributes:
-        adapter: as it was at that step.
-        base_name: the base as the run's settings name it: a Hugging Face name or a folder.
-        base_folder: where that base is on this machine.
-        config: the run's settings.
-        step: the step of the checkpoint.
-    """
-
-    adapter: Adapter
-    base_name: str
-    base_folder: Path
-    config: Config
-    step: int
+from aflow_jax.qwen2 import export_merged, save_peft
+from aflow_jax.trained import load_trained_adapter
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,73 +49,6 @@ def export(checkpoint: Path, folder: Path, *, merged: bool, base: str | None = N
         return f"{folder}: {trained.base_name} with the adapter of step {trained.step} merged into it"
     save_peft(trained.adapter, folder, base_model=trained.base_name)
     return f"{folder}: PEFT adapter of step {trained.step} for {trained.base_name}"
-
-
-def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> TrainedAdapter:
-    """Read the adapter, and nothing else, from a checkpoint of a run.
-
-    Args:
-        checkpoint: a `checkpoints/step_N` folder, or a run folder, which means its newest checkpoint.
-        base: name or folder of the base model, where it is not what the run's settings say.
-
-    Raises:
-        UserError: no such checkpoint, settings missing beside it, or a base of another shape.
-    """
-    path = _checkpoint_path(checkpoint)
-    run = path.parent.parent
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}/config.yaml is missing: keep a checkpoint in its run folder, beside the run's settings")
-    config = load_config(run / "config.yaml")
-    # A run that made its own model keeps it inside; the run may have been moved since.
-    name = base or (str(run / "model") if config.create_model else config.base_model)
-    folder = resolve_model(name)
-    adapter = _restore(path, config, Qwen2Config.from_folder(folder))
-    return TrainedAdapter(adapter, name, folder, config, read_manifest(path)["step"])
-
-
-def _checkpoint_path(path: Path) -> Path:
-    steps = saved_steps(path / "checkpoints")
-    if steps:
-        path = path / "checkpoints" / f"step_{steps[-1]}"
-    fault = find_fault(path) if path.is_dir() else "there is no such folder"
-    if fault is not None:
-        raise UserError(f"{path} is not a usable checkpoint: {fault}: give a checkpoints/step_N folder or a run folder")
-    return path
-
-
-def _restore(path: Path, config: Config, shape: Qwen2Config) -> Adapter:
-    """Read the matrices into an adapter as the settings describe it."""
-
-    def new(key: jax.Array) -> Adapter:
-        return init_adapter(
-            shape, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
-        )
-
-    adapter = jax.eval_shape(new, jax.random.key(0))
-    saved = read_manifest(path)["arrays"]
-    for key, wanted in describe(adapter.weights).items():
-        found = saved.get(f".adapter_weights{key}")
-        if found != wanted:
-            raise UserError(
-                f"{path}: {key} is {found or 'missing'} but this base model needs {wanted}: "
-                "give the base that was trained, with --base"
-            )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = {
-        "adapter_weights": jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), adapter.weights
-        )
-    }
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(
-            path.absolute(),
-            args=ocp.args.PyTreeRestore(
-                item=target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=True,
-            ),
-        )
-    return adapter.replace_weights(restored["adapter_weights"])
 
 
 if __name__ == "__main__":

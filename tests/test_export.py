@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from aflow_jax.config import Config
-from aflow_jax.export import load_trained_adapter, main
+from aflow_jax.export import main
 from aflow_jax.grpo import LearnerState
 from aflow_jax.qwen2 import Qwen2Config, create_checkpoint, init_adapter, load_peft, load_pretrained, load_tokenizer
 from aflow_jax.runs import Checkpoints
+from aflow_jax.trained import load_trained_adapter
 
 SIZES = {
     "hidden_size": 16,
