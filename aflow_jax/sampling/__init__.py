@@ -1,7 +1,22 @@
 """Tokens out of the model: continuous batching in slots over prefill, decode and filters."""
 
+from aflow_jax.sampling.driver import DeviceFailure, Driver, QueueFull, ShuttingDown, Stream
 from aflow_jax.sampling.engine import Engine
 from aflow_jax.sampling.scheduler import Scheduler
-from aflow_jax.sampling.types import Completion, FinishReason, Progress, Request, SamplingParams
+from aflow_jax.sampling.types import Completion, FinishReason, Progress, Request, SamplingParams, seed_words
 
-__all__ = ["Completion", "Engine", "FinishReason", "Progress", "Request", "SamplingParams", "Scheduler"]
+__all__ = [
+    "Completion",
+    "DeviceFailure",
+    "Driver",
+    "Engine",
+    "FinishReason",
+    "Progress",
+    "QueueFull",
+    "Request",
+    "SamplingParams",
+    "Scheduler",
+    "ShuttingDown",
+    "Stream",
+    "seed_words",
+]

@@ -113,6 +113,11 @@ class Progress:
     completion: Completion | None
 
 
+def seed_words(seed: int) -> tuple[int, int]:
+    """Return a 64-bit seed, signed or not, as two entries of `Request.seeds`."""
+    return seed & 0xFFFF_FFFF, seed >> 32 & 0xFFFF_FFFF
+
+
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise UserError(f"{name} must be {expected}, found {value}")
