@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from aflow_jax.errors import UserError
+from aflow_jax.qwen2.checkpoint import save_config
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.model import Qwen2, init_random
-from aflow_jax.qwen2.weights import save_config, save_weights
+from aflow_jax.qwen2.weights import save_weights
 
 _EMBEDDING_DEVIATION = 0.2
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

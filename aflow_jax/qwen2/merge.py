@@ -8,9 +8,9 @@ import numpy as np
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.adapter import Adapter
+from aflow_jax.qwen2.checkpoint import WEIGHTS_NAME, open_checkpoint, tensor_name, tensor_shapes
 from aflow_jax.qwen2.config import read_json
 from aflow_jax.qwen2.safetensors_file import write_safetensors
-from aflow_jax.qwen2.weights import WEIGHTS_NAME, open_checkpoint, tensor_name, tensor_shapes
 
 COMPANIONS = (
     "generation_config.json",

@@ -12,9 +12,9 @@ import numpy as np
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, target_sizes
+from aflow_jax.qwen2.checkpoint import tensor_name
 from aflow_jax.qwen2.config import Qwen2Config, read_json
 from aflow_jax.qwen2.safetensors_file import DTYPES, SafetensorsFile, write_safetensors
-from aflow_jax.qwen2.weights import tensor_name
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

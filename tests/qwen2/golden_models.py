@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from aflow_jax.qwen2 import Qwen2, Qwen2Config
+from aflow_jax.qwen2.checkpoint import save_config, tensor_shapes
 from aflow_jax.qwen2.safetensors_file import write_safetensors
-from aflow_jax.qwen2.weights import load_pretrained, save_config, tensor_shapes
+from aflow_jax.qwen2.weights import load_pretrained
 
 GOLDEN_FILE = Path(__file__).resolve().parent.parent / "golden" / "qwen2_logits.npz"
 LENGTHS = np.array([23, 9, 1], np.int32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random, parameter_count
-from aflow_jax.qwen2.weights import tensor_shapes
+from aflow_jax.qwen2.checkpoint import tensor_shapes
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "qwen25_configs"
 

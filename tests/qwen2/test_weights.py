@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Qwen2Config, choose_dtype, load_pretrained, save_pretrained
-from aflow_jax.qwen2.weights import tensor_name
+from aflow_jax.qwen2.checkpoint import tensor_name
 
 CONFIG = SHAPES["heads 4 over 4, untied"].config()
 
