@@ -4,6 +4,7 @@ from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_co
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, decode_step, empty_cache
+from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import REMAT_POLICIES, Qwen2, init_random
@@ -14,6 +15,7 @@ from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrain
 __all__ = [
     "REMAT_POLICIES",
     "TARGETS",
+    "AbsentDevice",
     "Adapter",
     "DecodeWeights",
     "KVCache",
@@ -34,4 +36,5 @@ __all__ = [
     "resolve_model",
     "save_peft",
     "save_pretrained",
+    "traced_for",
 ]

@@ -1,12 +1,10 @@
 """Rotary positions and attention, over one interface for every backend."""
 
-import functools
-import re
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from aflow_jax.qwen2.device import absent_device, gpu_compute_capability
 from aflow_jax.qwen2.matmul import matmul_precision
 
 
@@ -45,6 +43,8 @@ def causal_attention(
     Valid positions never see padding, because padding comes after them; the lengths only let cuDNN skip work.
     """
     implementation = _implementation(query.dtype, query.shape[-1])
+    if implementation == "cudnn" and (absent := absent_device()):
+        return absent.flash_attention(query, key, value)
     if implementation == "xla":
         lengths = None
     # It takes no precision of its own, and GPUs would multiply float32 in tf32.
@@ -84,12 +84,3 @@ def _implementation(dtype: jnp.dtype, head_dim: int) -> str:
     """Return "cudnn" where its flash attention takes the arrays, else "xla"."""
     fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
     return "cudnn" if fits and gpu_compute_capability() >= (8, 0) else "xla"
-
-
-@functools.cache
-def gpu_compute_capability() -> tuple[int, int]:
-    """Return the lowest (major, minor) of the GPUs that arrays land on by default, (0, 0) where there are none."""
-    if jax.default_backend() != "gpu":
-        return (0, 0)
-    found = (re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", ""))) for device in jax.devices())
-    return min((int(match[1]), int(match[2])) if match else (0, 0) for match in found)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2.attention import gpu_compute_capability
 from aflow_jax.qwen2.checkpoint import (
     WEIGHTS_NAME,
     open_checkpoint,
@@ -15,6 +14,7 @@ from aflow_jax.qwen2.checkpoint import (
     tensor_name,
     tensor_shapes,
 )
+from aflow_jax.qwen2.device import default_platform, gpu_compute_capability
 from aflow_jax.qwen2.layers import layer_shapes
 from aflow_jax.qwen2.model import Qwen2
 from aflow_jax.qwen2.safetensors_file import write_safetensors
@@ -95,7 +95,7 @@ def save_weights(model: Qwen2, folder: Path) -> None:
 def choose_dtype(name: str) -> jnp.dtype:
     """Return the dtype of the base for "float32", "bfloat16", "float16" or "auto"; raise UserError for another."""
     if name == "auto":
-        if jax.default_backend() != "gpu":
+        if default_platform() != "gpu":
             return jnp.dtype(jnp.float32)
         return jnp.dtype(jnp.bfloat16 if gpu_compute_capability() >= (8, 0) else jnp.float16)
     if name not in ("float32", "bfloat16", "float16"):
