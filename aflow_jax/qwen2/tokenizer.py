@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
+# Byte-level BPE writes each byte as one letter (Radford et al. 2019): itself where that is a visible character of
+# Latin-1, else the next letter from U+0100 on.
+_VISIBLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_HIDDEN = tuple(byte for byte in range(256) if byte not in _VISIBLE)
+_BYTES = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
+
 
 class Tokenizer:
     """A tokenizer whose chat encoding cannot be steered by what messages contain.
@@ -68,6 +74,20 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, perhaps part of a character; none for a special token.
+
+        The tokens' bytes one after the other are the text that `decode` reads as UTF-8.
+        """
+        if token in self.special_token_ids:
+            return b""
+        name = self._tokenizer.convert_ids_to_tokens(token)
+        if name is None:  # the model's vocabulary is padded beyond the tokenizer's
+            return b""
+        if all(letter in _BYTES for letter in name):
+            return bytes(_BYTES[letter] for letter in name)
+        return name.encode()
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and chat template into a folder."""

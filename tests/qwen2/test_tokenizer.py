@@ -1,6 +1,7 @@
 """Chat encoding: transformers' ids for ordinary messages, no way out of a message for hostile ones."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,21 @@ def test_a_vocabulary_without_room_for_all_bytes_is_refused(tmp_path):
             num_key_value_heads=1,
             vocab_size=200,
         )
+
+
+@pytest.mark.parametrize("which", ["tokenizer", "real"])
+def test_the_bytes_of_tokens_one_after_the_other_are_the_text(request, which):
+    tokenizer = request.getfixturevalue(which)
+    text = "def f(x):\n\treturn ½ 東京 🙂 \u0301e"
+    tokens = tokenizer.encode_text(text)
+    assert b"".join(map(tokenizer.token_bytes, tokens)).decode() == tokenizer.decode(tokens)
+    generator, vocabulary = random.Random(3), len(tokenizer)
+    for _ in range(50):
+        drawn = [generator.randrange(vocabulary) for _ in range(20)]
+        pieces = b"".join(map(tokenizer.token_bytes, drawn))
+        assert pieces.decode("utf-8", "replace") == tokenizer.decode(drawn)
+
+
+def test_special_tokens_and_ids_that_pad_the_vocabulary_have_no_bytes(tokenizer):
+    assert {tokenizer.token_bytes(token) for token in tokenizer.special_token_ids} == {b""}
+    assert tokenizer.token_bytes(len(tokenizer) + 5) == b""
