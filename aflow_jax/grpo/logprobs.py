@@ -26,13 +26,14 @@ def token_logprobs(
     temperature: Float[Array, ""] | float = 1.0,
     *,
     chunk: int | None = None,
+    remat: str = "none",
 ) -> Float[Array, "B T"]:
     """Position t holds log p(tokens[t] | tokens[:t]) in nats, under `log_softmax(logits / temperature)`, float32.
 
     Position 0, and those at and past a row's length, hold 0. `chunk` is how many tokens have their logits made at
-    once, so many that they take about 256 MB when None.
+    once, so many that they take about 256 MB when None; `remat` is what layers keep for a backward pass.
     """
-    hidden = model.hidden(tokens, lengths, adapter)
+    hidden = model.hidden(tokens, lengths, adapter, remat=remat)
     logprobs, _ = target_statistics(model, hidden[:, :-1], tokens[:, 1:], temperature, chunk=chunk)
     logprobs = jnp.pad(logprobs, ((0, 0), (1, 0)))
     if lengths is None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from aflow_jax.qwen2.block_attention import block_attention
 from aflow_jax.qwen2.device import absent_device, gpu_compute_capability
 from aflow_jax.qwen2.matmul import matmul_precision
 
@@ -42,22 +43,19 @@ def causal_attention(
 
     Valid positions never see padding, because padding comes after them; the lengths only let cuDNN skip work.
     """
-    implementation = _implementation(query.dtype, query.shape[-1])
-    if implementation == "cudnn" and (absent := absent_device()):
+    if _implementation(query.dtype, query.shape[-1]) == "blocks":
+        return block_attention(query, key, value)
+    if absent := absent_device():
         return absent.flash_attention(query, key, value)
-    if implementation == "xla":
-        lengths = None
-    # It takes no precision of its own, and GPUs would multiply float32 in tf32.
-    with jax.default_matmul_precision("highest" if query.dtype == jnp.float32 else "default"):
-        return jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=True,
-            query_seq_lengths=lengths,
-            key_value_seq_lengths=lengths,
-            implementation=implementation,
-        )
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
 
 
 def cached_attention(
@@ -81,6 +79,6 @@ def cached_attention(
 
 
 def _implementation(dtype: jnp.dtype, head_dim: int) -> str:
-    """Return "cudnn" where its flash attention takes the arrays, else "xla"."""
+    """Return "cudnn" where its flash attention takes the arrays, else "blocks"."""
     fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
-    return "cudnn" if fits and gpu_compute_capability() >= (8, 0) else "xla"
+    return "cudnn" if fits and gpu_compute_capability() >= (8, 0) else "blocks"
