@@ -52,8 +52,9 @@ class Streamer:
         shape = self.checkpoint.shape_of(tensor)
         if self.in_place:
             return self._fill(name, [tensor], shape, stacked=False)
-        convert = jax.jit(self._to_dtype, out_shardings=self._place(name, shape))
-        return convert(self._transfer(tensor, self._place(name, shape)))
+        place = self._place(name, shape)
+        array = self._transfer(tensor, place)
+        return array if array.dtype == self.dtype else jax.jit(self._to_dtype, out_shardings=place)(array)
 
     def stack(self, name: str, tensors: Sequence[str], transform: Transform | None = None) -> Any:
         """Return the tensors, equal in shape, as the model's weight `name` with a leading axis over them.

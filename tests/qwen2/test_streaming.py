@@ -14,9 +14,11 @@ import pytest
 from golden_models import SHAPES, tensor_maker, write_model
 
 from aflow_jax.qwen2 import Qwen2Config
-from aflow_jax.qwen2.checkpoint import open_checkpoint, tensor_name
+from aflow_jax.qwen2.checkpoint import open_checkpoint, save_config, tensor_name, tensor_shapes
+from aflow_jax.qwen2.safetensors_file import write_safetensors
 from aflow_jax.qwen2.streaming import Streamer
 
+MEBIBYTE = 1 << 20
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -75,3 +77,30 @@ def test_a_transform_is_given_each_tensor_and_its_results_are_stacked(tmp_path, 
     np.testing.assert_allclose(stacked["sum"], exact.sum(axis=2), atol=1e-5)
     np.testing.assert_array_equal(stacked["sign"], np.sign(exact))
     assert stacked["sign"].dtype == jnp.int8
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory as Linux tells it")
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["float32 file", "bfloat16 file"])
+def test_loading_takes_the_memory_of_its_result_and_of_what_is_on_its_way(tmp_path, dtype):
+    config = Qwen2Config(
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=64,
+        vocab_size=2048,
+    )
+    shapes = tensor_shapes(config)
+    parameters = sum(int(np.prod(shape)) for shape in shapes.values())
+    save_config(config, tmp_path, np.dtype(dtype).name)
+    write_safetensors(tmp_path / "model.safetensors", shapes, np.dtype(dtype), lambda name: np.ones(shapes[name]))
+    in_flight = 8 * MEBIBYTE
+    process = start("loading_memory.py", str(tmp_path), str(in_flight), MALLOC_MMAP_THRESHOLD_=str(MEBIBYTE))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    peaks = json.loads(output)
+    assert 0.9 < peaks["float32"] / (4 * parameters) < 1.15
+    assert 0.9 < peaks["bfloat16"] / (2 * parameters) < 1.15
+    # Here what a device holds is host memory too: the result, and of what is on its way, source and copy.
+    assert peaks["through a device"] - 4 * parameters < 2 * in_flight + 16 * MEBIBYTE
