@@ -196,10 +196,22 @@ class Config(Section):
     kl_loss_coef: float = Field(
         0.005, ge=0.0, description="beta: weight of the KL term against the base model; 0 leaves it out"
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="estimator of the KL term")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="estimator of the KL term; as a loss k1 pulls nowhere, k2 and k3 do"
+    )
+    kl_bias_correction: bool = Field(False, description="weigh the KL term by the ratio, as TRL does by default")
     entropy_coef: float = Field(0.0, ge=0.0, description="weight of the entropy bonus")
-    clip_range: float = Field(0.20, gt=0.0, lt=1.0, description="epsilon of the clipped ratio")
+    clip_range: float = Field(
+        0.20, gt=0.0, le=1.0, description="epsilon of the clipped ratio; 1 with clip_range_high: no lower clip"
+    )
     clip_range_high: float | None = Field(None, gt=0.0, description="upper epsilon where it differs from clip_range")
+    dual_clip: float | None = Field(
+        None, gt=1.0, description="bound of the ratio where the advantage is negative; null is none"
+    )
+    importance_sampling: Literal["token", "sequence", "none"] = Field(
+        "token", description="whose ratio to the sampler is truncated in epochs after the first"
+    )
+    importance_cap: float = Field(2.0, ge=1.0, description="what that ratio is truncated to")
     mask_truncated: bool = Field(False, description="leave completions cut by the length limit out of the loss")
     advantage_scale: Literal["group", "batch", "none"] = Field(
         "group", description="what the advantages are divided by the deviation of"
@@ -291,6 +303,17 @@ class Config(Section):
     def _has_problems(self) -> Config:
         if self.synthetic_data is None and self.train_dataset is None:
             raise ValueError("set train_dataset to a JSONL file, or synthetic_data to generate problems")
+        return self
+
+    @model_validator(mode="after")
+    def _dual_clip_means_something(self) -> Config:
+        if self.dual_clip is None:
+            return self
+        if self.loss_type == "cispo":
+            raise ValueError("'dual_clip' has no meaning under loss_type cispo: leave it null")
+        upper = 1 + (self.clip_range_high or self.clip_range)
+        if self.dual_clip <= upper:
+            raise ValueError(f"'dual_clip' is {self.dual_clip}: must be > {upper:g}, the upper clip of the ratio")
         return self
 
     @property

@@ -50,15 +50,14 @@ def add_policy_gradient(
             model, adapter.replace_weights(weights), part, temperature, settings, dropout_key
         )
         importance = None
-        # cispo bounds its own weights, and gspo's ratio is one of the sequence that no token's cap fits.
-        truncates = settings.importance_sampling != "none" and settings.loss_type not in ("cispo", "gspo")
-        if against_sampler and truncates:
+        # cispo's own clip bounds the weights.
+        if against_sampler and settings.importance_sampling != "none" and settings.loss_type != "cispo":
             importance = truncated_importance_weights(
                 logprobs,
                 part.logprobs,
                 part.mask,
                 cap=settings.importance_cap,
-                level=settings.importance_sampling,
+                level="geometric" if settings.loss_type == "gspo" else settings.importance_sampling,
                 ratio_included=True,
             )
         sums = policy_loss_sums(
@@ -72,6 +71,7 @@ def add_policy_gradient(
             clip_high=settings.clip_high,
             kl_coef=settings.kl_coef,
             kl_estimator=settings.kl_estimator,
+            kl_bias_correction=settings.kl_bias_correction,
             dual_clip=settings.dual_clip,
             importance_weights=importance,
             entropies=entropies,

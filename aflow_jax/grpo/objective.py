@@ -60,6 +60,7 @@ def policy_loss_sums(
     clip_high: float = 0.2,
     kl_coef: float = 0.005,
     kl_estimator: KLEstimator = "k3",
+    kl_bias_correction: bool = False,
     dual_clip: float | None = None,
     importance_weights: Float[Array, "B T"] | Float[Array, "B 1"] | None = None,
     entropies: Float[Array, "B T"] | None = None,
@@ -86,12 +87,20 @@ def policy_loss_sums(
     =========  =========================================================  ===================================
 
     `old_logprobs=None` stands for the current policy: ρ is exactly 1 and still carries the gradient. `ref_logprobs`
-    may be None when `kl_coef` is 0. `dual_clip` c > 1 keeps the term of a negative advantage from going above −c·A
-    (arXiv:1912.09729, Eq. 5). `max_completion_length` is dr_grpo's constant, T when not given. For the KL estimators
-    and their gradients see `kl_penalty`. Log-probabilities are in nats; ρ is computed from a difference held within
-    ±20. Raises ValueError for an unknown name or a combination that means nothing.
+    may be None when `kl_coef` is 0. `dual_clip` c > 1 + clip_high keeps the term of a negative advantage from going
+    above −c·A (arXiv:1912.09729, Eq. 5; TRL's `delta`). `max_completion_length` is dr_grpo's constant, T when not
+    given. For the KL estimators and their gradients see `kl_penalty`. `kl_bias_correction` multiplies the estimate by
+    ρ, gradient included (DeepSeek-V3.2, arXiv:2512.02556): then k1 and k3 are unbiased whichever policy sampled, and
+    their gradient is the unbiased one of KL(policy ‖ reference), at ρ = 1 too; not so under gspo, whose ρ is the
+    sequence's. Log-probabilities are in nats; ρ is computed from a difference held within ±20, and outside it has no
+    gradient. Raises ValueError for an unknown name or a combination that means nothing.
+
+    Beside TRL's GRPOTrainer: it corrects the KL term's bias unless told otherwise, and knows k3 alone; its cispo has
+    no lower clip (here: `clip_low=1`) and its `epsilon_high` is the bound itself, 1 + clip_high; its entropy bonus is
+    a mean over tokens under every loss_type, here it is averaged like the rest of a token's cost; a sequence that is
+    masked out whole still counts in its means over sequences, here nowhere.
     """
-    _check_options(loss_type, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies)
+    _check_options(loss_type, clip_high, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies)
     live = jnp.asarray(mask).astype(bool)
     sequences = live.any(axis=1, keepdims=True)
     logprobs = _live(logprobs, live)
@@ -113,7 +122,8 @@ def policy_loss_sums(
         "clip_ratio/high_mean": (units & high).sum(),
     }
     if ref_logprobs is not None:
-        kl = kl_penalty(logprobs, _live(ref_logprobs, live), kl_estimator)
+        kl = kl_penalty(logprobs, _live(ref_logprobs, live), kl_estimator) * (ratio if kl_bias_correction else 1)
+        kl = jnp.where(live, kl, 0)
         term = term + kl_coef * kl
         totals["kl"] = kl.sum()
     if entropies is not None:
@@ -140,7 +150,9 @@ def kl_penalty(
       pulls nowhere.
     - k2 = d²/2, biased. Its gradient d·∇logp is the unbiased gradient of KL(policy ‖ reference).
     - k3 = exp(−d) − 1 + d, unbiased and never negative. Its gradient (1 − exp(−d))·∇logp is the unbiased gradient of
-      the other divergence, KL(reference ‖ policy); the two agree to first order in d.
+      the other divergence, KL(reference ‖ policy); the two agree to first order in d. Below d = −20 its value is held
+      and its gradient 0, so that one wild token stays finite.
+
     """
     difference = logprobs - ref_logprobs
     if estimator == "k1":
@@ -148,7 +160,8 @@ def kl_penalty(
     if estimator == "k2":
         return 0.5 * difference**2
     if estimator == "k3":
-        return _bounded_exp(-difference) - 1.0 + difference
+        held = jnp.maximum(difference, -_LARGEST_LOG_RATIO)
+        return jnp.expm1(-held) + held
     raise ValueError(f"kl_estimator must be k1, k2 or k3, not {estimator!r}")
 
 
@@ -158,22 +171,25 @@ def truncated_importance_weights(
     mask: Bool[Array, "B T"],
     *,
     cap: float = 2.0,
-    level: Literal["token", "sequence"] = "token",
+    level: Literal["token", "sequence", "geometric"] = "token",
     ratio_included: bool = False,
 ) -> Float[Array, "B T"] | Float[Array, "B 1"]:
     """Truncated importance sampling: `min(r, cap)` with `r = p / p_sampler` of each token, or each sequence ([B, 1]).
 
-    A sequence's r is the product of its tokens' (Ionides 2008; Espeholt et al., arXiv:1802.01561, Eq. 1). Where the
-    loss takes its own ratio against the sampler (`old_logprobs` are the sampler's) that ratio already is r; then
-    `ratio_included` gives `min(1, cap / r)`, with which the product of both is truncated, and r not counted twice. No
-    gradient goes through the weights.
+    A sequence's r is the product of its tokens' (Ionides 2008; Espeholt et al., arXiv:1802.01561, Eq. 1), under
+    `geometric` their geometric mean, which is gspo's own ratio. Where the loss takes its ratio against the sampler
+    (`old_logprobs` are the sampler's) that ratio already is r; then `ratio_included` gives `min(1, cap / r)`, with
+    which the product of both is truncated, and r not counted twice. No gradient goes through the weights. TRL's
+    `token_truncate` and `sequence_truncate` are `min(r, cap)`.
     """
     live = jnp.asarray(mask).astype(bool)
     log_ratio = _live(logprobs, live) - _live(sampler_logprobs, live)
     if level == "sequence":
         log_ratio = log_ratio.sum(axis=1, keepdims=True)
+    elif level == "geometric":
+        log_ratio = _sequence_mean(log_ratio, live)
     elif level != "token":
-        raise ValueError(f"level must be token or sequence, not {level!r}")
+        raise ValueError(f"level must be token, sequence or geometric, not {level!r}")
     excess = jnp.minimum(math.log(cap) - log_ratio, 0.0)
     return jax.lax.stop_gradient(_bounded_exp(excess if ratio_included else log_ratio + excess))
 
@@ -204,15 +220,17 @@ def loss_metrics(sums: LossSums) -> dict[str, Float[Array, ""]]:
     return metrics
 
 
-def _check_options(loss_type, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies) -> None:
+def _check_options(loss_type, clip_high, kl_coef, ref_logprobs, dual_clip, entropy_coef, entropies) -> None:
     if loss_type not in ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo"):
         raise ValueError(f"loss_type must be grpo, dapo, bnpo, dr_grpo, gspo or cispo, not {loss_type!r}")
     if kl_coef and ref_logprobs is None:
         raise ValueError(f"kl_coef is {kl_coef} but there are no ref_logprobs")
     if entropy_coef and entropies is None:
         raise ValueError(f"entropy_coef is {entropy_coef} but there are no entropies")
-    if dual_clip is not None and (dual_clip <= 1 or loss_type == "cispo"):
-        raise ValueError(f"dual_clip must be above 1 and has no meaning in cispo (dual_clip={dual_clip}, {loss_type})")
+    if dual_clip is not None and (dual_clip <= 1 + clip_high or loss_type == "cispo"):
+        raise ValueError(
+            f"dual_clip {dual_clip} must be above 1 + clip_high, and has no meaning in cispo ({loss_type})"
+        )
 
 
 def _live(values: Array, live: Bool[Array, "B T"]) -> Array:
@@ -223,9 +241,12 @@ def _live(values: Array, live: Bool[Array, "B T"]) -> Array:
 
 def _policy_ratio(log_ratio: Float[Array, "B T"], live: Bool[Array, "B T"], loss_type: LossType) -> Array:
     """ρ of each token [B, T]; under gspo that of each sequence, [B, 1]."""
-    if loss_type == "gspo":
-        log_ratio = log_ratio.sum(axis=1, keepdims=True) / jnp.maximum(live.sum(axis=1, keepdims=True), 1)
-    return _bounded_exp(log_ratio)
+    return _bounded_exp(_sequence_mean(log_ratio, live) if loss_type == "gspo" else log_ratio)
+
+
+def _sequence_mean(values: Float[Array, "B T"], live: Bool[Array, "B T"]) -> Float[Array, "B 1"]:
+    """The mean over a sequence's live tokens of values that are 0 elsewhere."""
+    return values.sum(axis=1, keepdims=True) / jnp.maximum(live.sum(axis=1, keepdims=True), 1)
 
 
 def _policy_term(ratio, logprobs, advantages, loss_type, clip_low, clip_high, dual_clip) -> tuple[Array, Array, Array]:

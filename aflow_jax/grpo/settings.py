@@ -15,9 +15,11 @@ class GradientSettings:
     """What the gradient of a microbatch depends on: a compiled program for each value.
 
     Attributes:
-      loss_type, clip_low, clip_high, dual_clip, kl_coef, kl_estimator, entropy_coef: See `policy_loss_sums`.
+      loss_type, clip_low, clip_high, dual_clip, entropy_coef: See `policy_loss_sums`.
+      kl_coef, kl_estimator, kl_bias_correction: See `policy_loss_sums`.
       max_completion_length: The constant of dr_grpo, in tokens; needed there only.
-      importance_sampling: How ratios against the sampler are truncated: by token, by sequence, or not.
+      importance_sampling: How ratios against the sampler are truncated: by token, by sequence, or not. gspo's ratio is
+        one of the sequence whichever is said, and cispo's clip leaves nothing to truncate.
       importance_cap: What they are truncated to.
       remat: What layers keep for the backward pass, a key of `aflow_jax.qwen2.REMAT_POLICIES`.
       logprob_chunk: Tokens whose logits exist at once; None: about 256 MB worth of them.
@@ -29,6 +31,7 @@ class GradientSettings:
     dual_clip: float | None = None
     kl_coef: float = 0.005
     kl_estimator: KLEstimator = "k3"
+    kl_bias_correction: bool = False
     entropy_coef: float = 0.0
     max_completion_length: int | None = None
     importance_sampling: Literal["token", "sequence", "none"] = "token"

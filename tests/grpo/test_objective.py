@@ -17,6 +17,7 @@ from aflow_jax.grpo.objective import (
 )
 
 LOSS_TYPES = ["grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo"]
+DUAL_CLIPPED = ["grpo", "dapo", "bnpo", "dr_grpo", "gspo"]
 LENGTHS = (9, 1, 4, 0, 6, 9)
 
 
@@ -41,20 +42,25 @@ def kl_closed_form(difference, estimator):
     return math.exp(-difference) - 1 + difference, 1 - math.exp(-difference)
 
 
+def token_share(mask, b, loss_type, constant):
+    """What one live token of sequence b counts in the batch's loss."""
+    lengths = mask.sum(1)
+    sequences = int((lengths > 0).sum())
+    if loss_type in ("grpo", "gspo"):
+        return 1 / lengths[b] / sequences
+    return 1 / sequences / constant if loss_type == "dr_grpo" else 1 / lengths.sum()
+
+
 def closed_form(
-    logprobs, old, ref, advantages, mask, loss_type, *, low, high, beta, estimator="k3", dual=None, weights=None
-):
+    logprobs, old, ref, advantages, mask, loss_type, *, low=0.2, high=0.2, beta=0.005, estimator="k3", dual=None,
+    weights=None, entropies=None, entropy_coef=0.0, constant=None,
+):  # fmt: skip
     """Loss and gradient in float64, each token by hand."""
     gradient = np.zeros_like(logprobs)
     loss, lengths = 0.0, mask.sum(1)
-    sequences, tokens = int((lengths > 0).sum()), int(lengths.sum())
-    for b in range(len(mask)):
-        if lengths[b] == 0:
-            continue
+    for b in np.flatnonzero(lengths):
         a, n = advantages[b], lengths[b]
-        share = {"grpo": 1 / n / sequences, "gspo": 1 / n / sequences, "dr_grpo": 1 / sequences / mask.shape[1]}.get(
-            loss_type, 1 / tokens
-        )
+        share = token_share(mask, b, loss_type, constant or mask.shape[1])
         live = np.flatnonzero(mask[b])
         log_ratio = logprobs[b] - old[b]
         for t in live:
@@ -75,6 +81,7 @@ def closed_form(
             kl, kl_slope = kl_closed_form(logprobs[b, t] - ref[b, t], estimator)
             loss += share * beta * kl
             gradient[b, t] += share * beta * kl_slope
+            loss -= share * entropy_coef * (0.0 if entropies is None else entropies[b, t])
     return loss, gradient
 
 
@@ -100,38 +107,83 @@ def test_value_and_gradient_equal_the_closed_form(loss_type, estimator):
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "gspo"])
-def test_dual_clip_bounds_the_cost_of_a_bad_sequence(loss_type):
-    logprobs, old, ref, advantages, mask = example(1)
-    old = old - 1.0  # ratios around e, beyond the dual clip of 1.5
-    value, gradient = value_and_gradient(
-        *as_float32(logprobs, old, ref, advantages, mask), loss_type=loss_type, dual_clip=1.5, kl_coef=0.0
-    )
-    expected, expected_gradient = closed_form(
-        logprobs, old, ref, advantages, mask, loss_type, low=0.2, high=0.2, beta=0.0, dual=1.5
-    )
-    assert float(value) == pytest.approx(expected, rel=2e-6)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_truncated_importance_sampling_weighs_the_policy_term(loss_type, level):
-    logprobs, old, ref, advantages, mask = example(2)
-    sampler = old + np.random.default_rng(3).normal(0, 0.8, old.shape)
-    ratios = np.exp(old - sampler)
-    if level == "sequence":
-        ratios = np.exp((mask * (old - sampler)).sum(1, keepdims=True)) * np.ones_like(mask)
-    weights = truncated_importance_weights(*as_float32(old, sampler, mask), cap=2.0, level=level)
-    assert np.max(weights) == 2.0
-    value, gradient = value_and_gradient(
-        *as_float32(logprobs, old, ref, advantages, mask), loss_type=loss_type, importance_weights=weights
-    )
-    expected, expected_gradient = closed_form(
-        logprobs, old, ref, advantages, mask, loss_type, low=0.2, high=0.2, beta=0.005, weights=np.minimum(ratios, 2.0)
-    )
+def assert_equals_closed_form(arrays, loss_type, options, **reference):
+    """The float32 loss with `options` is the closed form with `reference`, in value and gradient."""
+    value, gradient = value_and_gradient(*as_float32(*arrays), loss_type=loss_type, **options)
+    expected, expected_gradient = closed_form(*arrays, loss_type, **reference)
     assert float(value) == pytest.approx(expected, rel=5e-6, abs=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss_type", DUAL_CLIPPED)
+def test_dual_clip_bounds_the_cost_of_a_bad_sequence(loss_type):
+    logprobs, old, ref, advantages, mask = example(1)
+    arrays = logprobs, old - 1.0, ref, advantages, mask  # ratios around e, beyond the dual clip of 1.5
+    assert_equals_closed_form(arrays, loss_type, {"dual_clip": 1.5, "kl_coef": 0.0}, dual=1.5, beta=0.0)
+    assert closed_form(*arrays, loss_type, dual=1.5)[0] < closed_form(*arrays, loss_type)[0]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_truncated_importance_sampling_weighs_the_policy_term(loss_type, level):
+    arrays = example(2)
+    old, mask = arrays[1], arrays[4]
+    sampler = old + np.random.default_rng(3).normal(0, 0.8, old.shape) - (level == "geometric")
+    ratios = ratios_to_the_sampler(old, sampler, mask, level)
+    weights = truncated_importance_weights(*as_float32(old, sampler, mask), cap=2.0, level=level)
+    assert np.max(weights) == 2.0
+    assert np.min(ratios[mask]) < 2.0
+    assert_equals_closed_form(arrays, loss_type, {"importance_weights": weights}, weights=np.minimum(ratios, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "level"),
+    [("gspo", "geometric")] + [(name, level) for name in DUAL_CLIPPED[:-1] for level in ("token", "sequence")],
+)
+def test_a_ratio_that_is_to_the_sampler_already_is_truncated_and_not_counted_twice(loss_type, level):
+    logprobs, old, ref, advantages, mask = example(2)
+    sampler = old + np.array([[0.6], [-0.5], [-0.5], [0.0], [-0.5], [0.6]])
+    arrays = logprobs, sampler, ref, advantages, mask
+    ratios = ratios_to_the_sampler(logprobs, sampler, mask, level)
+    cap = 1.3
+    assert np.max(ratios[mask]) > cap > np.min(ratios[mask])
+    weights = truncated_importance_weights(
+        *as_float32(logprobs, sampler, mask), cap=cap, level=level, ratio_included=True
+    )
+    reference = {"weights": np.minimum(1.0, cap / ratios)}
+    assert_equals_closed_form(arrays, loss_type, {"importance_weights": weights}, **reference)
+    if level != "sequence":  # there the cap is on the product of the ratios
+        np.testing.assert_allclose((ratios * np.asarray(weights))[mask], np.minimum(ratios, cap)[mask], rtol=1e-5)
+
+
+def ratios_to_the_sampler(logprobs, sampler, mask, level):
+    """p / p_sampler of each token; under the other levels the product or the geometric mean of its sequence's."""
+    log_ratio = np.where(mask, logprobs - sampler, 0.0)
+    if level == "token":
+        return np.exp(log_ratio)
+    count = 1 if level == "sequence" else np.maximum(mask.sum(1, keepdims=True), 1)
+    return np.exp(log_ratio.sum(1, keepdims=True) / count) * np.ones_like(log_ratio)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_all_options_together_equal_the_closed_form(loss_type):
+    """Clips apart, dual clip, weights, entropy bonus, k2, and sequences cut by the length limit masked out."""
+    arrays = list(example(11))
+    truncated = np.array([False, False, True, False, True, False])
+    arrays[4] = arrays[4] & ~truncated[:, None]
+    random = np.random.default_rng(12)
+    weights, entropies = random.uniform(0.5, 2.0, arrays[0].shape), random.exponential(1.0, arrays[0].shape)
+    options = {
+        "clip_low": 0.1, "clip_high": 0.3, "kl_coef": 0.05, "kl_estimator": "k2", "entropy_coef": 0.02,
+        "importance_weights": np.float32(weights), "entropies": np.float32(entropies), "max_completion_length": 20,
+    }  # fmt: skip
+    reference = {
+        "low": 0.1, "high": 0.3, "beta": 0.05, "estimator": "k2", "entropy_coef": 0.02,
+        "weights": weights, "entropies": entropies, "constant": 20,
+    }  # fmt: skip
+    if loss_type != "cispo":
+        options["dual_clip"] = reference["dual"] = 1.4
+    assert_equals_closed_form(arrays, loss_type, options, **reference)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -214,6 +266,16 @@ def test_no_live_token_costs_nothing():
     np.testing.assert_array_equal(gradient, np.zeros_like(logprobs))
 
 
+def test_the_k3_penalty_is_exact_near_zero_and_pulls_a_wild_token_nowhere():
+    difference = np.array([[3e-4, -3e-4, 1e-2, -5.0, 40.0]])
+    got = kl_penalty(jnp.float32(difference), jnp.zeros_like(difference, jnp.float32), "k3")
+    np.testing.assert_allclose(got, np.expm1(-difference) + difference, rtol=3e-3)
+    assert np.min(got) > 0
+    slope = jax.grad(lambda x: kl_penalty(x, 0.0, "k3"))
+    assert slope(-25.0) == 0.0
+    assert slope(-10.0) == pytest.approx(1 - math.exp(10), rel=1e-6)
+
+
 def test_a_wild_ratio_stays_finite():
     mask = np.ones((1, 2), bool)
     for advantage in (1.0, -1.0):
@@ -224,17 +286,18 @@ def test_a_wild_ratio_stays_finite():
         assert np.all(np.isfinite(gradient))
 
 
-def test_entropy_bonus_rewards_entropy():
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_entropy_bonus_rewards_entropy(loss_type):
     logprobs, old, ref, advantages, mask = as_float32(*example(9))
     entropies = jnp.abs(ref)
 
     def loss(entropies):
-        return policy_loss(
-            logprobs, old, ref, advantages, mask, loss_type="dapo", entropies=entropies, entropy_coef=0.1
-        )
+        options = {"loss_type": loss_type, "entropies": entropies, "entropy_coef": 0.1}
+        return policy_loss(logprobs, old, ref, advantages, mask, **options)
 
     (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(entropies)
-    np.testing.assert_allclose(gradient, np.where(mask, -0.1 / mask.sum(), 0), rtol=1e-6)
+    shares = [token_share(mask, b, loss_type, mask.shape[1]) if mask[b].any() else 0.0 for b in range(len(mask))]
+    np.testing.assert_allclose(gradient, np.where(mask, -0.1 * np.array(shares)[:, None], 0), rtol=1e-6)
     assert float(metrics["entropy"]) == pytest.approx(float(np.abs(ref)[mask].mean()), rel=1e-6)
 
 
@@ -246,9 +309,11 @@ def test_expected_gradients_of_the_kl_estimators_are_those_the_docstring_names()
         log_q = jax.nn.log_softmax(jnp.asarray(reference))
         p = jax.nn.softmax(jnp.asarray(logits))
 
-        def expected_gradient(estimator):
+        def expected_gradient(estimator, corrected=False):
             def surrogate(x):
-                return (p * kl_penalty(jax.nn.log_softmax(x), log_q, estimator)).sum()
+                log_p = jax.nn.log_softmax(x)
+                weight = jnp.exp(log_p) if corrected else p
+                return (weight * kl_penalty(log_p, log_q, estimator)).sum()
 
             return jax.grad(surrogate)(jnp.asarray(logits))
 
@@ -261,6 +326,8 @@ def test_expected_gradients_of_the_kl_estimators_are_those_the_docstring_names()
         np.testing.assert_allclose(expected_gradient("k1"), 0, atol=1e-12)
         np.testing.assert_allclose(expected_gradient("k2"), reverse, atol=1e-12)
         np.testing.assert_allclose(expected_gradient("k3"), forward, atol=1e-12)
+        np.testing.assert_allclose(expected_gradient("k1", corrected=True), reverse, atol=1e-12)
+        np.testing.assert_allclose(expected_gradient("k3", corrected=True), reverse, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +335,7 @@ def test_expected_gradients_of_the_kl_estimators_are_those_the_docstring_names()
     [
         ({"loss_type": "ppo"}, "loss_type must be grpo"),
         ({"kl_estimator": "k4"}, "kl_estimator must be k1"),
-        ({"dual_clip": 0.5}, "dual_clip must be above 1"),
+        ({"dual_clip": 1.1}, r"dual_clip 1.1 must be above 1 \+ clip_high"),
         ({"dual_clip": 3.0, "loss_type": "cispo"}, "has no meaning in cispo"),
         ({"entropy_coef": 0.1}, "there are no entropies"),
     ],
