@@ -89,6 +89,23 @@ class Tokenizer:
             return bytes(_BYTES[letter] for letter in name)
         return name.encode()
 
+    def spellings(self) -> list[bytes | None]:
+        """Return for each token id the bytes that it stands for; None for added tokens, such as a template's markup.
+
+        Raises:
+          UserError: the tokenizer is no byte-level BPE, whose tokens are all made of bytes.
+        """
+        added = set(self._tokenizer.get_added_vocab().values())
+        spellings: list[bytes | None] = [None] * len(self)
+        for text, token in self._tokenizer.get_vocab().items():
+            if token in added:
+                continue
+            try:
+                spellings[token] = bytes(_BYTES[letter] for letter in text)
+            except KeyError:
+                raise UserError(f"the tokenizer is no byte-level BPE: its token {token} is {text!r}") from None
+        return spellings
+
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and chat template into a folder."""
         self._tokenizer.save_pretrained(str(folder))

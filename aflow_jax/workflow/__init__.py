@@ -1,6 +1,7 @@
 """From the policy's text to a run: the graph, its language, the prompt that teaches it, the operators, the executor."""
 
 from aflow_jax.workflow.aflow_module import AFlowError, AFlowModule, from_aflow_module, to_aflow_module
+from aflow_jax.workflow.constraint import WorkflowConstraint, WorkflowMatcher
 from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow
 from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
@@ -28,7 +29,9 @@ __all__ = [
     "Parallel",
     "Usage",
     "Workflow",
+    "WorkflowConstraint",
     "WorkflowError",
+    "WorkflowMatcher",
     "answer_text",
     "demonstrations",
     "distance",

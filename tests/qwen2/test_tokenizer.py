@@ -213,3 +213,29 @@ def test_the_bytes_of_tokens_one_after_the_other_are_the_text(request, which):
 def test_special_tokens_and_ids_that_pad_the_vocabulary_have_no_bytes(tokenizer):
     assert {tokenizer.token_bytes(token) for token in tokenizer.special_token_ids} == {b""}
     assert tokenizer.token_bytes(len(tokenizer) + 5) == b""
+
+
+@pytest.mark.parametrize("which", ["tokenizer", "real"])
+def test_the_spellings_of_a_texts_tokens_are_its_bytes(request, which):
+    tokenizer = request.getfixturevalue(which)
+    spellings = tokenizer.spellings()
+    assert len(spellings) == len(tokenizer)
+    assert {bytes([byte]) for byte in range(256)} <= set(spellings)
+    for text in [*TEXTS, "<workflow>Custom</workflow>", " \u00a0\x7f\x00é東京🙂\r\n\t", "\u00adsoft"]:
+        assert b"".join(spellings[token] for token in tokenizer.encode_text(text)).decode() == text
+    assert all(spellings[token] is None for token in tokenizer.special_token_ids)
+
+
+def test_added_markup_spells_nothing(real):
+    (markup,) = real._tokenizer.encode("<tool_call>", add_special_tokens=False)
+    assert real.spellings()[markup] is None
+
+
+def test_a_tokenizer_whose_tokens_are_not_bytes_is_refused(tmp_path):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Backend(models.WordLevel({"no byte": 0}, unk_token="no byte")))
+    with pytest.raises(UserError, match="no byte-level BPE: its token 0 is 'no byte'"):
+        Tokenizer(words, (0,), 0).spellings()

@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_workflows import WORKFLOWS
+from random_workflows import WORKFLOWS, fuzzed
 
 from aflow_jax.workflow import (
     Branch,
@@ -204,29 +204,6 @@ def test_any_text_is_a_workflow_or_an_error_with_a_column_in_it(text):
             assert 1 <= error.column <= len(text) + 1
         else:
             assert parse(format(workflow)) == workflow
-
-
-PIECES = (
-    "Custom", "Review", "Test", "Format", "done", "Revise", "->", "(", ")", "[", "]", ",", "?", ":", "*", "3", " ",
-    "\n", '"a"', '("x")', '"', "\\", "\\u", "<workflow>", "</workflow>", "custom", "é", "😀", "\x00", "00", "-", ">",
-)  # fmt: skip
-SEEDS = (
-    "CustomCodeGenerate -> ( Test ? Revise : done ) * 3",
-    '[ AnswerGenerate , Custom ("a b") , Programmer ] -> ScEnsemble -> Review ? ( Revise -> Format ) : done',
-    "<workflow> ((Custom -> Format ) * 2) -> [ Custom , Custom ] -> done </workflow>",
-)
-
-
-def fuzzed(source: random.Random) -> str:
-    """Return a text of the language's own pieces, or a workflow with a few of its words or characters changed."""
-    kind = source.randrange(3)
-    if kind == 0:
-        return "".join(source.choices(PIECES, k=source.randint(0, 25)))
-    parts = source.choice(SEEDS).split() if kind == 1 else list(source.choice(SEEDS))
-    for _ in range(source.randint(1, 3)):
-        place = source.randrange(len(parts))
-        parts[place : place + source.randint(0, 2)] = [source.choice(PIECES)]
-    return (" " if kind == 1 else "").join(parts)
 
 
 def test_fuzzed_texts_never_crash_and_round_trip_when_they_parse():
