@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.matmul import matmul_precision
+from aflow_jax.qwen2.precision import matmul_precision
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

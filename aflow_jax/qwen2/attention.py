@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from aflow_jax.qwen2.block_attention import block_attention
 from aflow_jax.qwen2.device import absent_device, gpu_compute_capability
-from aflow_jax.qwen2.matmul import matmul_precision
+from aflow_jax.qwen2.precision import matmul_precision
 
 
 def rotary_angles(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.layers import layer_forward, rms_norm
+from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm
 from aflow_jax.qwen2.matmul import output_matmul
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class DecodeWeights:
     """
 
     embedding: Float[Array, "V D"]
-    layers: tuple[dict[str, Array], ...]
+    layers: tuple[LayerWeights, ...]
     adapters: tuple[Adapter | None, ...]
     final_norm: Float[Array, "D"]
     output: Float[Array, "V D"]

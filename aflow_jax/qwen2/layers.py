@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, low_rank_delta
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.matmul import activation_dtype, matmul
+from aflow_jax.qwen2.matmul import matmul
+from aflow_jax.qwen2.precision import activation_dtype
+from aflow_jax.qwen2.quantize import QuantizedWeight
 
-LayerWeights = Mapping[str, Array]
+LayerWeights = Mapping[str, Array | QuantizedWeight]
 """Weights of one layer by name (`layer_shapes`), without the leading layer axis."""
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]

@@ -1,86 +1,67 @@
-"""Matrix products in the base's precision, in forms that lose nothing that matters.
+"""Products with the base's weights, in forms that lose nothing that matters.
 
 float32: exact, also where a GPU would use tf32. bfloat16: in, out and gradient. float16 overflows above 65,504 and
 vanishes below 6e-8: activations and gradients stay float32 outside the product, and enter it with each row scaled by
-a power of two, so that activations of 1e6 and gradients of 1e-9 pass alike.
+a power of two, so that activations of 1e6 and gradients of 1e-9 pass alike. Quantised weights are multiplied in their
+dtype, which is one of these three.
+
+Weights are frozen: no gradient is made with respect to them, and the backward pass is kept nothing but the weight as it
+is stored.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from aflow_jax.qwen2.precision import activation_dtype, exact_einsum, into_float16_range
+from aflow_jax.qwen2.quantize import QuantizedWeight
+from aflow_jax.qwen2.quantized_product import quantized_product, quantized_pullback, scale_channels
 
-def activation_dtype(weight_dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype of what passes between products: the weights', but float32 where they are float16."""
-    return jnp.dtype(jnp.float32 if weight_dtype == jnp.float16 else weight_dtype)
+Weight = Float[Array, "O I"] | QuantizedWeight
 
 
-def matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
+def matmul(inputs: Float[Array, "... I"], weight: Weight) -> Float[Array, "... O"]:
     """Return inputs · weightᵀ in `activation_dtype` of the weight."""
-    if weight.dtype == jnp.float16:
-        return _scaled_matmul(inputs, weight)
-    return jnp.einsum("...i,oi->...o", inputs, weight, precision=matmul_precision(inputs.dtype))
+    return _product(inputs, weight, activation_dtype(weight.dtype))
 
 
-def output_matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
+def output_matmul(inputs: Float[Array, "... I"], weight: Weight) -> Float[Array, "... O"]:
     """Return inputs · weightᵀ accumulated and kept in float32, for logits."""
-    return _scaled_matmul(inputs, weight) if weight.dtype == jnp.float16 else _float32_matmul(inputs, weight)
+    return _product(inputs, weight, jnp.dtype(jnp.float32))
 
 
-def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
-    """Return the precision of products of this dtype; GPUs would multiply float32 in tf32, ten bits of mantissa."""
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(inputs: Float[Array, "... I"], weight: Weight, dtype: jnp.dtype) -> Float[Array, "... O"]:
+    rows, scale = into_float16_range(inputs) if weight.dtype == jnp.float16 else (inputs, None)
+    if isinstance(weight, QuantizedWeight):
+        outputs = scale_channels(quantized_product(rows, weight, dtype), weight)
+    else:
+        outputs = exact_einsum("...i,oi->...o", rows, weight, dtype)
+    return outputs if scale is None else outputs * scale
 
 
-@jax.custom_vjp
-def _float32_matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
-    return jnp.einsum(
-        "...i,oi->...o", inputs, weight, precision=matmul_precision(inputs.dtype), preferred_element_type=jnp.float32
-    )
+def _product_forward(inputs: Array, weight: Weight, dtype: jnp.dtype) -> tuple[Array, tuple[Weight, Array]]:
+    # The empty array carries the dtype in which the gradient is due.
+    return _product(inputs, weight, dtype), (weight, jnp.empty(0, inputs.dtype))
 
 
-def _float32_forward(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _float32_matmul(inputs, weight), (inputs, weight)
-
-
-def _float32_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _product_backward(dtype: jnp.dtype, saved: tuple[Weight, Array], gradient: Array) -> tuple[Array, None]:
+    weight, like = saved
+    if isinstance(weight, QuantizedWeight):
+        gradient = scale_channels(gradient, weight)
+    if weight.dtype == jnp.float16:
+        rows, scale = into_float16_range(gradient)
+        return (_pullback(rows, weight, jnp.float32) * scale).astype(like.dtype), None
     # A float32 gradient against 16-bit weights would make XLA hold a float32 copy of the largest matrix of the model.
-    inputs, weight = saved
-    gradient, precision = gradient.astype(inputs.dtype), matmul_precision(inputs.dtype)
-    to_inputs = jnp.einsum("...o,oi->...i", gradient, weight, precision=precision)
-    to_weight = jnp.einsum("...o,...i->oi", gradient, inputs, precision=precision)
-    return to_inputs, to_weight
+    return _pullback(gradient.astype(like.dtype), weight, like.dtype), None
 
 
-_float32_matmul.defvjp(_float32_forward, _float32_backward)
+def _pullback(gradient: Float[Array, "... O"], weight: Weight, dtype: jnp.dtype) -> Float[Array, "... I"]:
+    if isinstance(weight, QuantizedWeight):
+        return quantized_pullback(gradient, weight, dtype)
+    return exact_einsum("...o,oi->...i", gradient, weight, dtype)
 
 
-@jax.custom_vjp
-def _scaled_matmul(inputs: Float[Array, "... I"], weight: Float[Array, "O I"]) -> Float[Array, "... O"]:
-    scaled, scale = _into_range(inputs)
-    return jnp.einsum("...i,oi->...o", scaled, weight, preferred_element_type=jnp.float32) * scale
-
-
-def _scaled_forward(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _scaled_matmul(inputs, weight), (inputs, weight)
-
-
-def _scaled_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    inputs, weight = saved
-    scaled, scale = _into_range(gradient)
-    to_inputs = jnp.einsum("...o,oi->...i", scaled, weight, preferred_element_type=jnp.float32) * scale
-    to_weight = jnp.einsum("...o,...i->oi", gradient, inputs.astype(jnp.float32))
-    return to_inputs.astype(inputs.dtype), to_weight.astype(weight.dtype)
-
-
-_scaled_matmul.defvjp(_scaled_forward, _scaled_backward)
-
-
-def _into_range(rows: Float[Array, "... I"]) -> tuple[Float[Array, "... I"], Float[Array, "... 1"]]:
-    """Return rows in float16 with their largest entry in [1, 2), and the powers of two that they were divided by."""
-    rows = rows.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
-    # Of the smallest normal number at least: a row of zeros has no exponent.
-    _, exponent = jnp.frexp(jnp.maximum(largest, jnp.finfo(jnp.float32).tiny))
-    scale = jnp.ldexp(jnp.float32(1), exponent - 1)
-    return (rows / scale).astype(jnp.float16), scale
+_product.defvjp(_product_forward, _product_backward)

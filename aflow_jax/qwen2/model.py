@@ -20,6 +20,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
 from aflow_jax.qwen2.matmul import output_matmul
+from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize_layers
 
 REMAT_POLICIES = {
     "none": None,
@@ -35,7 +36,7 @@ class Qwen2(nnx.Module):
     Attributes:
       config: Shape of the model.
       embedding: [V, D].
-      layers: Weights by name (`layer_shapes`), stacked: [L, ...].
+      layers: Weights by name (`layer_shapes`), stacked: [L, ...]; projections may be quantised.
       final_norm: [D].
       lm_head: [V, D], or None where the embedding is tied.
     """
@@ -45,7 +46,7 @@ class Qwen2(nnx.Module):
         config: Qwen2Config,
         *,
         embedding: Array,
-        layers: Mapping[str, Array],
+        layers: Mapping[str, Array | QuantizedWeight],
         final_norm: Array,
         lm_head: Array | None,
     ) -> None:
@@ -57,7 +58,7 @@ class Qwen2(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Dtype of the weights, of the key/value cache, and of the states that prefill and decoding return."""
+        """Dtype of weights, where quantised once dequantised, of the key/value cache, and of the states given back."""
         return self.embedding.get_value().dtype
 
     def logits(
@@ -133,8 +134,18 @@ class Qwen2(nnx.Module):
         """Return the weights cut into layers, for a decode loop: call it once, outside the loop."""
         return cut_layers(self, adapter)
 
-    def layer_weights(self) -> dict[str, Array]:
-        """Return the stacked weights of the layers by name, as plain arrays."""
+    def quantized(self, kind: Quantization) -> "Qwen2":
+        """Return the model with its projections quantised; the rest is shared."""
+        return Qwen2(
+            self.config,
+            embedding=self.embedding.get_value(),
+            layers=quantize_layers(self.layer_weights(), kind),
+            final_norm=self.final_norm.get_value(),
+            lm_head=None if self.lm_head is None else self.lm_head.get_value(),
+        )
+
+    def layer_weights(self) -> dict[str, Array | QuantizedWeight]:
+        """Return the stacked weights of the layers by name, without their wrappers."""
         return {name: weight.get_value() for name, weight in self.layers.items()}
 
     def output_weight(self) -> Float[Array, "V D"]:
