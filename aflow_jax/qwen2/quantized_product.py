@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from aflow_jax.qwen2.device import default_platform
 from aflow_jax.qwen2.precision import exact_einsum
 from aflow_jax.qwen2.quantize import BLOCK, QuantizedWeight, dequantize, dequantize_halves
 
@@ -90,7 +91,7 @@ def _is_whole(rows: Array, weight: QuantizedWeight) -> bool:
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return default_platform() == "cpu"
 
 
 def _pieces(weight: QuantizedWeight) -> tuple[tuple[Array, ...], int]:
