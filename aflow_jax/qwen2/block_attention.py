@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from aflow_jax.qwen2.matmul import matmul_precision
+from aflow_jax.qwen2.precision import matmul_precision
 
 _BLOCK = 128
 # Of long rows the blocks are longer: more of them would be many small steps, which is what GPUs do slowly.

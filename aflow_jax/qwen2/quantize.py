@@ -8,7 +8,7 @@ the least and the largest of a group of 256 blocks, so that a block of outliers 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int8, UInt8
 
 Quantization = Literal["int8", "nf4"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 BLOCK = 64
 """Weights that share a scale in NF4: neighbours on the input axis."""

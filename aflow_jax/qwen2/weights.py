@@ -1,5 +1,6 @@
 """Models in the Hugging Face layout: from a folder onto devices, and back into a folder."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from aflow_jax.qwen2.checkpoint import (
 from aflow_jax.qwen2.device import default_platform, gpu_compute_capability
 from aflow_jax.qwen2.layers import layer_shapes
 from aflow_jax.qwen2.model import Qwen2
+from aflow_jax.qwen2.quantize import QUANTIZATIONS, Quantization, is_quantizable, quantize
 from aflow_jax.qwen2.safetensors_file import write_safetensors
 from aflow_jax.qwen2.streaming import ShardingRule, Streamer
 
@@ -33,7 +35,8 @@ def load_pretrained(
       folder: Holds config.json and model.safetensors, or the shards that model.safetensors.index.json names.
       dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPUs of compute capability 8.0 and above,
         float16 on older ones, float32 on CPU.
-      quantization: None.
+      quantization: "int8" or "nf4" quantises the projections of the layers (`quantize`); the rest, and what they
+        dequantise to, is of that dtype. None leaves them.
       sharding: Where each weight lies, from its name in `Qwen2` ("embedding", "final_norm", "lm_head", or one of
         `layer_shapes`) and its shape there (stacked: [L, ...]); None puts all on the default device. Each process
         reads what its own devices hold.
@@ -42,23 +45,30 @@ def load_pretrained(
       UserError: not such a folder, an unsupported architecture, a truncated file, or a missing, extra or misshapen
         tensor, with its key and what was expected and found.
     """
-    if quantization is not None:
-        raise UserError(f"quantization {quantization!r} is not supported: leave it out to load in 16 or 32 bit")
+    if quantization not in (None, *QUANTIZATIONS):
+        raise UserError(f"quantization must be {' or '.join(QUANTIZATIONS)}, or left out, found {quantization!r}")
     target_dtype = np.dtype(choose_dtype(dtype))
     with open_checkpoint(folder) as checkpoint:
         in_place = jax.default_backend() == "cpu"
-        return stream_model(Streamer(checkpoint=checkpoint, dtype=target_dtype, sharding=sharding, in_place=in_place))
+        stream = Streamer(checkpoint=checkpoint, dtype=target_dtype, sharding=sharding, in_place=in_place)
+        return stream_model(stream, quantization)
 
 
-def stream_model(stream: Streamer) -> Qwen2:
-    """Return the model whose tensors a streamer reads."""
+def stream_model(stream: Streamer, quantization: Quantization | None = None) -> Qwen2:
+    """Return the model whose tensors a streamer reads, each quantised before the next one where that is asked for."""
+    transform = None if quantization is None else partial(quantize, kind=quantization, dtype=stream.dtype)
     config = stream.checkpoint.config
     layers = range(config.num_hidden_layers)
     return Qwen2(
         config,
         embedding=stream.single("embedding", "model.embed_tokens.weight"),
         layers={
-            name: stream.stack(name, [tensor_name(name, layer) for layer in layers]) for name in layer_shapes(config)
+            name: stream.stack(
+                name,
+                [tensor_name(name, layer) for layer in layers],
+                transform if is_quantizable(name) else None,
+            )
+            for name in layer_shapes(config)
         },
         final_norm=stream.single("final_norm", "model.norm.weight"),
         lm_head=None if config.tie_word_embeddings else stream.single("lm_head", "lm_head.weight"),

@@ -8,9 +8,8 @@ from test_sizes import SIZES, config_of
 
 from aflow_jax.qwen2 import init_random, quantized_product
 from aflow_jax.qwen2.matmul import matmul
-from aflow_jax.qwen2.quantize import BLOCK, NF4_LEVELS, QuantizedWeight, dequantize, quantize
+from aflow_jax.qwen2.quantize import BLOCK, NF4_LEVELS, QUANTIZATIONS, QuantizedWeight, dequantize, quantize
 
-KINDS = ("int8", "nf4")
 _quantize = jax.jit(quantize, static_argnames=("kind", "dtype"))
 
 
@@ -123,7 +122,7 @@ def test_every_size_takes_its_bytes(size):
         assert gigabytes("nf4") <= 5.6
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
 def test_a_stack_is_cut_into_layers_as_an_array_is(kind):
     stack = normal(3, 24, 130)
     stacked = jax.lax.map(lambda weight: quantize(weight, kind), stack)
@@ -136,7 +135,7 @@ def test_a_stack_is_cut_into_layers_as_an_array_is(kind):
 
 
 @pytest.mark.parametrize("on_cpu", [True, False], ids=["CPU", "GPU"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [(24, 72), (768, 448)], ids=["whole", "in pieces"])
 def test_products_are_those_with_the_dequantised_matrix(kind, dtype, shape, on_cpu, monkeypatch):
@@ -155,7 +154,7 @@ def test_products_are_those_with_the_dequantised_matrix(kind, dtype, shape, on_c
         assert relative_error(pull(gradient)[0], np.float64(gradient) @ matrix) < tolerance
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
 def test_the_backward_pass_is_kept_codes_only(kind):
     weight = quantize(jnp.asarray(normal(256, 192)), kind)
     inputs = jnp.asarray(normal(4, 192))
