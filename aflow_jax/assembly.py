@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Learner, LearnerSettings
 from aflow_jax.llm import Budget, Endpoint, LLMClient, SimulatorProcess, load_endpoint, start_simulator
+from aflow_jax.local_executor import BaseModel
 from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems, save_problems
 from aflow_jax.qwen2 import (
     Adapter,
@@ -25,7 +26,7 @@ from aflow_jax.qwen2 import (
     resolve_model,
 )
 from aflow_jax.rewards import Grader, Judge
-from aflow_jax.sampling import Engine, SamplingParams
+from aflow_jax.sampling import Driver, Engine, SamplingParams
 from aflow_jax.sandbox import configure_sandbox
 from aflow_jax.workflow import Executor, Limits, demonstrations, policy_messages
 
@@ -66,9 +67,11 @@ def _existing(key: str, path: str) -> str:
 
 
 @dataclass(frozen=True)
-class ExecutorParts:
-    """The executor LLM and what works with it."""
+class RunParts:
+    """The policy, what samples it, the executor LLM, and what works with it."""
 
+    policy: Policy
+    driver: Driver
     client: LLMClient
     judge_client: LLMClient
     executor: Executor
@@ -77,31 +80,32 @@ class ExecutorParts:
 
 
 @asynccontextmanager
-async def open_executor(config: Config, problems: ProblemSets, say: Say) -> AsyncIterator[ExecutorParts]:
-    """Connect to the executor LLM and check that it answers; where settings say so, start the simulator first.
+async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIterator[RunParts]:
+    """Connect to the executor LLM, starting the simulator first where settings say so, and load the policy.
+
+    An endpoint elsewhere is asked once before the model loads, so that a refused key costs nothing.
 
     Raises:
-        UserError: an endpoint is missing, refuses the key or cannot be reached, or the sandbox asked for is not here.
+        UserError: an endpoint is missing, refuses the key or cannot be reached, the sandbox asked for is not here, or
+            the model cannot be loaded.
     """
     say(f"sandbox: {configure_sandbox(config.sandbox)}")
-    simulator = _start_simulator(config, problems, say) if config.simulator else None
-    budget = Budget(**config.budget.model_dump())
-    clients: dict[str, LLMClient] = {}
-    try:
-        for name in (config.aflow_executor_model, config.judge_model or config.aflow_executor_model):
-            if name not in clients:
-                clients[name] = LLMClient(
-                    _endpoint(config, name, simulator),
-                    max_concurrency=config.max_concurrent_calls,
-                    timeout=config.call_timeout,
-                    budget=budget,
-                )
-                await clients[name].check()
-                clients[name].counters.take()  # no step's spending
-        client, judge_client = (
-            clients[config.aflow_executor_model],
-            clients[config.judge_model or config.aflow_executor_model],
-        )
+    async with AsyncExitStack() as stack:
+        simulator = _start_simulator(config, problems, say, stack) if config.simulator else None
+        budget = Budget(**config.budget.model_dump())
+        names = (config.aflow_executor_model, config.judge_model or config.aflow_executor_model)
+        endpoints = {name: _endpoint(config, name, simulator) for name in names}
+        clients = {
+            name: await _connect(config, endpoint, budget, stack)
+            for name, endpoint in endpoints.items()
+            if endpoint.api_type != "local"
+        }
+        policy = load_policy(config, problems, say)
+        driver = stack.enter_context(Driver(policy.engine()))
+        for name in endpoints.keys() - clients.keys():
+            clients[name] = _local_client(config, endpoints[name], budget, policy, driver)
+            say(f"executor {name}: the base model of this run, in this process; no key, no network, no costs")
+        client, judge_client = (clients[name] for name in names)
         executor = Executor(
             client,
             operators=config.aflow_operators,
@@ -110,20 +114,36 @@ async def open_executor(config: Config, problems: ProblemSets, say: Say) -> Asyn
             max_sandboxes_in_flight=config.max_concurrent_sandboxes,
         )
         grader = Grader(Judge(judge_client), weights=config.reward_weights.model_dump())
-        yield ExecutorParts(client, judge_client, executor, grader, budget)
-    finally:
-        for client in clients.values():
-            await client.aclose()
-        if simulator:
-            simulator.stop()
+        yield RunParts(policy, driver, client, judge_client, executor, grader, budget)
 
 
-def _start_simulator(config: Config, problems: ProblemSets, say: Say) -> SimulatorProcess:
+async def _connect(config: Config, endpoint: Endpoint, budget: Budget, stack: AsyncExitStack) -> LLMClient:
+    client = LLMClient(
+        endpoint, max_concurrency=config.max_concurrent_calls, timeout=config.call_timeout, budget=budget
+    )
+    stack.push_async_callback(client.aclose)
+    await client.check()
+    client.counters.take()  # no step's spending
+    return client
+
+
+def _local_client(config: Config, endpoint: Endpoint, budget: Budget, policy: Policy, driver: Driver) -> LLMClient:
+    return LLMClient(
+        endpoint.model_copy(update={"model_name": config.model_source}),
+        max_concurrency=config.max_concurrent_calls,
+        timeout=config.call_timeout,
+        budget=budget,
+        generate=BaseModel(driver, policy.model, policy.tokenizer),
+    )
+
+
+def _start_simulator(config: Config, problems: ProblemSets, say: Say, stack: AsyncExitStack) -> SimulatorProcess:
     settings = config.simulator
     path = config.run_folder / "simulator_problems.jsonl"
     save_problems(path, [*problems.train, *problems.test])
     latency = (settings.latency_median, settings.latency_p95) if settings.latency_median else None
     simulator = start_simulator(path, seed=config.seed, skills=settings.skills, latency=latency, faults=settings.faults)
+    stack.callback(simulator.stop)
     say(f"executor: the simulator at {simulator.base_url} stands in for an LLM; it knows the answers")
     return simulator
 

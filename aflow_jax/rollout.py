@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aflow_jax.problems import Problem
 from aflow_jax.qwen2 import Adapter
 from aflow_jax.rewards import Grade, Grader
-from aflow_jax.sampling import Completion, Engine, Request, SamplingParams
+from aflow_jax.sampling import Completion, Driver, Request, SamplingParams
 from aflow_jax.workflow import Execution, Executor, Limits, Outcome, Workflow, WorkflowError, parse_completion
 from aflow_jax.workflow import format as format_workflow
 
@@ -58,10 +57,10 @@ class Collected:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutCollector:
-    """Makes rollouts: the engine samples in a thread while the executor runs what is complete on the event loop.
+    """Makes rollouts: the driver samples in its thread while the executor runs what is complete on the event loop.
 
     Attributes:
-        engine: samples the policy's texts.
+        driver: samples the policy's texts.
         executor: runs workflows.
         grader: grades answers.
         operators: the names that workflows may use.
@@ -69,7 +68,7 @@ class RolloutCollector:
         prompt_tokens: makes the policy's prompt for a problem.
     """
 
-    engine: Engine
+    driver: Driver
     executor: Executor
     grader: Grader
     operators: tuple[str, ...]
@@ -101,12 +100,13 @@ class RolloutCollector:
         tasks: dict[tuple[int, int], asyncio.Task[Rollout]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                async for completion in self._sample(requests, params, adapter):
-                    if not tasks:
-                        first = time.perf_counter()
-                    place = (completion.request, completion.sample)
-                    problem = problems[completion.request]
-                    tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
+                async with self.driver.submit(requests, params, adapter) as stream:
+                    async for completion in stream.completions():
+                        if not tasks:
+                            first = time.perf_counter()
+                        place = (completion.request, completion.sample)
+                        problem = problems[completion.request]
+                        tasks[place] = group.create_task(self._run(problem, completion, seeds[place[0]][place[1]]))
                 sampled = time.perf_counter()
         except ExceptionGroup as errors:
             # What ends all rollouts, such as a refused key, ends them for one reason: the first says it.
@@ -125,33 +125,6 @@ class RolloutCollector:
             execution = await self.executor.run(workflow, problem, seed=seed)
         execution, grade = await self.grader.grade(problem, completion.text, workflow, fault, execution)
         return Rollout(problem, completion, workflow, fault, execution, grade)
-
-    async def _sample(
-        self, requests: list[Request], params: SamplingParams, adapter: Adapter | None
-    ) -> AsyncIterator[Completion]:
-        """Yield completions as they end; the device is driven from a thread, so the event loop stays free."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Queue[Completion | None] = asyncio.Queue()
-        stopped = threading.Event()
-
-        def drive() -> None:
-            completions = self.engine.generate(requests, params, adapter=adapter)
-            try:
-                for completion in completions:
-                    loop.call_soon_threadsafe(ended.put_nowait, completion)
-                    if stopped.is_set():
-                        break
-            finally:
-                completions.close()
-                loop.call_soon_threadsafe(ended.put_nowait, None)
-
-        driving = loop.run_in_executor(None, drive)
-        try:
-            while (completion := await ended.get()) is not None:
-                yield completion
-        finally:
-            stopped.set()
-            await asyncio.shield(driving)
 
 
 def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:

@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from aflow_jax.assembly import (
-    ExecutorParts,
-    Policy,
     ProblemSets,
+    RunParts,
     learner_settings,
-    load_policy,
     load_problem_sets,
-    open_executor,
+    open_parts,
     warm_start_learner,
     workflow_limits,
 )
@@ -89,9 +87,8 @@ async def run(config: Config, *, resume: str | None) -> int:
         start = _starting_point(folder, resume, console)
         folder.write_config(config.to_yaml())
         problems = load_problem_sets(config, console.say)
-        async with open_executor(config, problems, console.say) as parts:
-            policy = load_policy(config, problems, console.say)
-            trainer = Trainer(config, folder, console, problems, parts, policy)
+        async with open_parts(config, problems, console.say) as parts:
+            trainer = Trainer(config, folder, console, problems, parts)
             return await trainer.train(start)
     finally:
         console.close()
@@ -116,19 +113,14 @@ class Trainer:
     """The training loop: problems → workflows → runs → grades → advantages → update."""
 
     def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        console: RunConsole,
-        problems: ProblemSets,
-        parts: ExecutorParts,
-        policy: Policy,
+        self, config: Config, folder: RunFolder, console: RunConsole, problems: ProblemSets, parts: RunParts
     ) -> None:
-        self.config, self.folder, self.console, self.policy, self.parts = config, folder, console, policy, parts
+        self.config, self.folder, self.console, self.parts = config, folder, console, parts
+        self.policy = policy = parts.policy
         self.problems = problems
         self.schedule = BatchSchedule(problems.train, config.domain_ratios, config.rollout_batch_size, config.seed)
         self.collector = RolloutCollector(
-            engine=policy.engine(),
+            driver=parts.driver,
             executor=parts.executor,
             grader=parts.grader,
             operators=tuple(config.aflow_operators),

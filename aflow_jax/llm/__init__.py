@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aflow_jax.llm.client import LLMClient
     from aflow_jax.llm.endpoint import Endpoint, load_endpoint
     from aflow_jax.llm.fallback import FallbackClient
+    from aflow_jax.llm.local import Generated, PromptRefused
     from aflow_jax.llm.pricing import Price
     from aflow_jax.llm.reply import LLMFault, Reply
     from aflow_jax.llm.simulator import SimulatorProcess, start_simulator
@@ -21,9 +22,11 @@ _HOMES = {
     "BudgetExhausted": "budget",
     "Endpoint": "endpoint",
     "FallbackClient": "fallback",
+    "Generated": "local",
     "LLMClient": "client",
     "LLMFault": "reply",
     "Price": "pricing",
+    "PromptRefused": "local",
     "Reply": "reply",
     "ResponseCache": "cache",
     "SimulatorProcess": "simulator",
@@ -36,9 +39,11 @@ __all__ = [
     "BudgetExhausted",
     "Endpoint",
     "FallbackClient",
+    "Generated",
     "LLMClient",
     "LLMFault",
     "Price",
+    "PromptRefused",
     "Reply",
     "ResponseCache",
     "SimulatorProcess",

@@ -16,6 +16,7 @@ from aflow_jax.llm.counters import Counters
 from aflow_jax.llm.endpoint import Endpoint
 from aflow_jax.llm.exchange import Exchange
 from aflow_jax.llm.limits import RateLimit
+from aflow_jax.llm.local import Generate, LocalExchange
 from aflow_jax.llm.reply import Completion, LLMFault, Reply, Usage, estimated_tokens, read_completion, well_formed
 
 Message = dict[str, str]
@@ -42,6 +43,7 @@ class LLMClient:
         max_body_bytes: int = 4 << 20,
         cache: ResponseCache | None = None,
         budget: Budget | None = None,
+        generate: Generate | None = None,
     ) -> None:
         """Make a client; nothing is sent yet.
 
@@ -56,6 +58,8 @@ class LLMClient:
             max_body_bytes: bound of an answer's body.
             cache: replies kept on disk, or None.
             budget: what may be spent, or None; may be shared with other clients.
+            generate: the model of this process, for an endpoint that is local. It would answer a request that it is
+                sent again with the same words, so none is.
 
         Raises:
             UserError: the budget bounds dollars and the endpoint's price is not known.
@@ -67,13 +71,17 @@ class LLMClient:
         self.counters = Counters()
         self._timeout = timeout
         self._deadline = 4 * timeout if deadline is None else deadline
-        self._max_retries = max_retries
+        self._max_retries = max_retries if generate is None else 0
         self._backoff = backoff
         self._max_backoff = max_backoff
         self._cache = cache
         self._budget = budget
         self._price = endpoint.effective_price
-        self._exchange = Exchange(endpoint, max_concurrency=max_concurrency, max_body_bytes=max_body_bytes)
+        self._exchange: Exchange | LocalExchange
+        if generate is None:
+            self._exchange = Exchange(endpoint, max_concurrency=max_concurrency, max_body_bytes=max_body_bytes)
+        else:
+            self._exchange = LocalExchange(generate, max_concurrency=max_concurrency)
         self._requests = RateLimit(endpoint.requests_per_minute)
         self._tokens = RateLimit(endpoint.tokens_per_minute)
 
@@ -156,7 +164,7 @@ class LLMClient:
             self.counters.retries += 1
             await asyncio.sleep(wait)
         tries = f" ({attempt + 1} attempts)" if attempt else ""
-        where = f"{self.endpoint.name} at {self.endpoint.base_url}"
+        where = f"{self.endpoint.name} at {self.endpoint.address}"
         raise LLMFault(failure.kind, f"{where}: {failure}{tries}", retriable=False, unreachable=failure.unreachable)
 
     async def _attempt(self, body: dict[str, Any], *, timeout: float, checking: bool) -> tuple[Completion, float]:
@@ -187,7 +195,7 @@ class LLMClient:
         self, messages: Sequence[Message], *, temperature: float | None, seed: int | None, max_tokens: int | None
     ) -> dict[str, Any]:
         # OpenAI's own API renamed the bound and refuses the old name for newer models; other servers know the old one.
-        openai = urlsplit(self.endpoint.base_url).hostname == "api.openai.com"
+        openai = urlsplit(self.endpoint.address).hostname == "api.openai.com"
         body: dict[str, Any] = {
             "model": self.endpoint.model_name,
             "messages": [{"role": one["role"], "content": well_formed(one["content"])} for one in messages],

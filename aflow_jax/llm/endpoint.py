@@ -5,25 +5,25 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from aflow_jax.errors import UserError
 from aflow_jax.llm.pricing import Price, known_price
 
-ApiType = Literal["openai"]
+ApiType = Literal["openai", "local"]
 
 
 class Endpoint(BaseModel):
-    """An OpenAI-compatible endpoint and the model asked for there.
+    """An OpenAI-compatible endpoint and the model asked for there, or the model of this process.
 
     Attributes:
         name: what configs call it, the key under `models` in aflow_llm.yaml.
-        api_type: the protocol; every OpenAI-compatible server is "openai".
-        base_url: the address up to and including the version, as in https://api.openai.com/v1.
+        api_type: the protocol; every OpenAI-compatible server is "openai"; "local" is the base model of this process.
+        base_url: the address up to and including the version, as in https://api.openai.com/v1; None where local.
         api_key: sent as the bearer token; None where the server needs none. Never shown by repr, str or errors.
         model_name: what the server calls the model.
         temperature: used by calls that state none.
@@ -40,7 +40,7 @@ class Endpoint(BaseModel):
 
     name: str
     api_type: ApiType = "openai"
-    base_url: str = Field(pattern=r"^https?://[^\s/?#@]+[^\s?#@]*$")
+    base_url: str | None = Field(None, pattern=r"^https?://[^\s/?#@]+[^\s?#@]*$")
     api_key: SecretStr | None = None
     model_name: str = Field(min_length=1)
     temperature: float = Field(0.0, ge=0.0, le=2.0)
@@ -52,15 +52,31 @@ class Endpoint(BaseModel):
     key_variable: str | None = None
     path: str = ""
 
+    @model_validator(mode="after")
+    def _has_an_address_unless_local(self) -> "Endpoint":
+        if (self.base_url is None) != (self.api_type == "local"):
+            raise ValueError("an endpoint has a base_url, and a local model has none")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where it is, for messages."""
+        return self.base_url or "this process"
+
     @property
     def effective_price(self) -> Price | None:
-        """The stated price, else the list price of a known model at its maker's API, else None: unknown."""
+        """The stated price, else nothing for a local model, else the list price of a known model at its maker's API.
+
+        None is an unknown price.
+        """
+        if self.base_url is None:
+            return self.price or Price(input=0.0, output=0.0)
         return self.price or known_price(self.base_url, self.model_name)
 
     @property
     def is_loopback(self) -> bool:
         """Whether the server is on this machine."""
-        return _is_loopback(self.base_url)
+        return self.base_url is None or _is_loopback(self.base_url)
 
 
 def load_endpoint(path: str | Path, model_name: str) -> Endpoint:
@@ -76,6 +92,7 @@ def load_endpoint(path: str | Path, model_name: str) -> Endpoint:
     place = f"{path}: models.{model_name}"
     _refuse_unknown_keys(entry, place)
     entry = {key: value for key, value in entry.items() if value is not None}
+    _check_kind(entry, place)
     loopback = _is_loopback(str(entry.get("base_url", "")))
     key = entry.pop("api_key", None)
     secret, variable = _read_key(key, place, loopback) if key is not None else (None, None)
@@ -89,6 +106,7 @@ def load_endpoint(path: str | Path, model_name: str) -> Endpoint:
 
 
 _USER_KEYS = tuple(field for field in Endpoint.model_fields if field not in ("name", "key_variable", "path"))
+_REMOTE_KEYS = {"base_url", "api_key", "model_name", "requests_per_minute", "tokens_per_minute"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -119,6 +137,16 @@ def _refuse_unknown_keys(entry: dict[str, Any], place: str) -> None:
     for key in entry:
         if key not in _USER_KEYS:
             raise UserError(f"{place}: unknown key {key!r}{_nearest(key, _USER_KEYS)}; known: {', '.join(_USER_KEYS)}")
+
+
+def _check_kind(entry: dict[str, Any], place: str) -> None:
+    """Refuse a local model with what only a server has, and a server without its address."""
+    if entry.get("api_type") != "local":
+        if "base_url" not in entry:
+            raise UserError(f"{place}: base_url is missing; add it")
+        return
+    for key in _REMOTE_KEYS & entry.keys():
+        raise UserError(f"{place}.{key}: a local model is the run's own base model in this process; leave {key} out")
 
 
 def _read_key(value: Any, place: str, loopback: bool) -> tuple[SecretStr | None, str | None]:
@@ -168,9 +196,9 @@ def _describe(error: ValidationError, place: str) -> str:
             f"{place}.base_url: not an http(s) address without user, query or fragment, like https://api.openai.com/v1"
         )
     if key == "api_type":
-        known = ", ".join(get_args(ApiType))
         return (
-            f"{place}.api_type: must be {known}; any OpenAI-compatible server is reached with it through its base_url"
+            f"{place}.api_type: must be openai, which reaches any OpenAI-compatible server through its base_url, or "
+            "local, the run's own base model"
         )
     return f"{place}.{key}: {first['msg']}"
 

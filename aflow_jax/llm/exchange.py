@@ -34,7 +34,7 @@ class Exchange:
         self._slots = asyncio.Semaphore(max_concurrency)
         self._idle: list[AsyncOpenAI] = []
         self._closing: set[asyncio.Task[None]] = set()
-        self._tls = httpx2.create_ssl_context() if endpoint.base_url.startswith("https") else False
+        self._tls = httpx2.create_ssl_context() if endpoint.address.startswith("https") else False
 
     async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> tuple[bytes, float]:
         """Return the body of a successful answer, and the seconds that it took: at most `timeout`.
@@ -132,7 +132,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 def _status_failure(endpoint: Endpoint, error: APIStatusError) -> LLMFault | UserError:
     status = error.status_code
-    where = f"{endpoint.name} at {endpoint.base_url}"
+    where = f"{endpoint.name} at {endpoint.address}"
     file = endpoint.path or "the endpoints' file"
     said = _excerpt(endpoint, error.message)
     if status in (401, 403):

@@ -15,6 +15,7 @@ import dataclasses
 import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -42,8 +43,9 @@ class Stream:
     Iterating ends when every completion has. Closing before that cancels what goes on, and frees its slots.
     """
 
-    def __init__(self, driver: Driver, requests: Sequence[Request], params: SamplingParams, adapter: Adapter | None):
-        self.requests, self.params, self.adapter = requests, params, adapter
+    def __init__(self, driver: Driver, requests: Sequence[Request], submit: Callable[[Request], int]) -> None:
+        self.requests = requests
+        self.submit = submit  # to the scheduler; called by the device thread
         self.loop = asyncio.get_running_loop()
         self.unfinished = sum(len(request.seeds) for request in requests)
         self.ids: dict[int, int] = {}  # the scheduler's id of a request → its place
@@ -141,20 +143,29 @@ class Driver:
         """Start the device thread."""
         self._thread.start()
 
-    def submit(self, requests: Sequence[Request], params: SamplingParams, adapter: Adapter | None = None) -> Stream:
+    def submit(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        adapter: Adapter | None = None,
+        *,
+        prompt_max_length: int | None = None,
+    ) -> Stream:
         """Ask for completions; close the stream, or iterate it to its end.
 
         Args:
             requests: started in this order, after all that was asked for before.
             params: how tokens are drawn, for all of them.
             adapter: None samples from the base model.
+            prompt_max_length: longest prompt, where these requests have a bound of their own.
 
         Raises:
             QueueFull: `max_waiting` completions wait already.
             ShuttingDown: the driver drains or is closed.
             DeviceFailure: the device thread has ended by an error.
         """
-        stream = Stream(self, requests, params, adapter)
+        submit = partial(self._scheduler.submit, params=params, adapter=adapter, prompt_max_length=prompt_max_length)
+        stream = Stream(self, requests, submit)
         with self._changed:
             if self.failure is not None:
                 raise _device_failure(self.failure)
@@ -231,7 +242,7 @@ class Driver:
     def _admit(self, stream: Stream) -> None:
         try:
             for place, request in enumerate(stream.requests):
-                request_id = self._scheduler.submit(request, stream.params, stream.adapter)
+                request_id = stream.submit(request)
                 stream.ids[request_id] = place
                 self._by_id[request_id] = stream
         except UserError as refusal:

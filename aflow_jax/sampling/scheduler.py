@@ -52,13 +52,21 @@ class Scheduler:
         """Whether there is nothing left to do."""
         return not self._lanes
 
-    def submit(self, request: Request, params: SamplingParams, adapter: Adapter | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        params: SamplingParams,
+        adapter: Adapter | None = None,
+        *,
+        prompt_max_length: int | None = None,
+    ) -> int:
         """Queue a request behind those of its adapter.
 
         Args:
           request: A prompt and the seeds of its completions.
           params: How tokens are drawn, and when its completions end.
           adapter: The same object for requests that are to share a lane; None samples from the base model.
+          prompt_max_length: Longest prompt, where this request has a bound of its own.
 
         Returns:
           The request's id: 0, 1, 2 …
@@ -67,7 +75,7 @@ class Scheduler:
           UserError: a prompt above prompt_max_length where that is an error, or prompt and completion together above
             the positions that the model knows.
         """
-        request = self._fit(request)
+        request = self._fit(request, prompt_max_length or self._prompt_max_length)
         self._check_positions(request, params)
         request_id, self._next_id = self._next_id, self._next_id + 1
         if request.seeds:
@@ -106,18 +114,18 @@ class Scheduler:
     def _drop_idle(self) -> None:
         self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.idle}
 
-    def _fit(self, request: Request) -> Request:
+    def _fit(self, request: Request, prompt_max_length: int) -> Request:
         length = len(request.prompt_tokens)
-        if length <= self._prompt_max_length:
+        if length <= prompt_max_length:
             return request
         if self._long_prompts == "error":
             raise UserError(
                 f"the prompt of request {self._next_id} has {length} tokens, prompt_max_length is "
-                f"{self._prompt_max_length}: raise prompt_max_length, or let long prompts be truncated"
+                f"{prompt_max_length}: raise prompt_max_length, or let long prompts be truncated"
             )
         self.truncated_prompts += 1
         # The end is kept: a chat prompt ends with what asks the model to answer.
-        return dataclasses.replace(request, prompt_tokens=request.prompt_tokens[-self._prompt_max_length :])
+        return dataclasses.replace(request, prompt_tokens=request.prompt_tokens[-prompt_max_length:])
 
     def _check_positions(self, request: Request, params: SamplingParams) -> None:
         length = len(request.prompt_tokens)
