@@ -39,16 +39,22 @@ def export(checkpoint: Path, folder: Path, *, merged: bool, base: str | None = N
     """Write the adapter of a checkpoint; return one line that says what is where.
 
     Raises:
-        UserError: no such checkpoint, a base that cannot be had, or a folder that already holds something.
+        UserError: no such checkpoint, a base that cannot be had, a folder that already holds something or cannot be
+            written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: give a new folder to write to")
     trained = load_trained_adapter(checkpoint, base=base)
-    if merged:
-        export_merged(trained.base_folder, trained.adapter, folder)
-        return f"{folder}: {trained.base_name} with the adapter of step {trained.step} merged into it"
-    save_peft(trained.adapter, folder, base_model=trained.base_name)
-    return f"{folder}: PEFT adapter of step {trained.step} for {trained.base_name}"
+    try:
+        if merged:
+            export_merged(trained.base_folder, trained.adapter, folder)
+            return f"{folder}: {trained.base_name} with the adapter of step {trained.step} merged into it"
+        save_peft(trained.adapter, folder, base_model=trained.base_name)
+        return f"{folder}: PEFT adapter of step {trained.step} for {trained.base_name}"
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): give a folder elsewhere, or make room"
+        ) from None
 
 
 if __name__ == "__main__":

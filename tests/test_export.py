@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -73,6 +74,28 @@ def test_a_checkpoint_gives_a_whole_model_that_computes_the_same(run, tmp_path):
     np.testing.assert_allclose(logits(load_pretrained(tmp_path), None), expected, atol=1e-4)
     messages = [{"role": "user", "content": "12 apples"}]
     assert load_tokenizer(tmp_path).encode_chat(messages) == load_tokenizer(base).encode_chat(messages)
+
+
+def test_a_run_on_a_quantised_base_is_merged_into_the_original_weights(run, tmp_path):
+    quantised = shutil.copytree(run, tmp_path / "run")
+    settings = (quantised / "config.yaml").read_text()
+    assert "quantization: null" in settings
+    (quantised / "config.yaml").write_text(settings.replace("quantization: null", "quantization: nf4"))
+    assert main([str(run), str(tmp_path / "plain"), "--merged"]) == 0
+    assert main([str(quantised), str(tmp_path / "merged"), "--merged"]) == 0
+    for path in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("merged", [[], ["--merged"]], ids=["adapter", "merged"])
+def test_a_place_that_cannot_be_written_is_said_in_one_line(run, tmp_path, capsys, merged):
+    (tmp_path / "file").write_text("")
+    assert main([str(run), str(tmp_path / "file" / "out"), *merged]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error
+        == f"error: {tmp_path}/file/out cannot be written (Not a directory): give a folder elsewhere, or make room\n"
+    )
 
 
 @pytest.mark.parametrize(

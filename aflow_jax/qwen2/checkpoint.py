@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import numpy as np
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.config import Qwen2Config, read_json
 from aflow_jax.qwen2.layers import layer_shapes
-from aflow_jax.qwen2.safetensors_file import DTYPES, Box, SafetensorsFile, TensorEntry
+from aflow_jax.qwen2.safetensors_file import DTYPES, Box, SafetensorsFile, TensorEntry, write_safetensors
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
+SHARD_BYTES = 5_000_000_000
+"""Bytes of one file of a checkpoint at most, one larger tensor aside: as published checkpoints are cut."""
 
 _READERS = min(8, os.cpu_count() or 1)
 _BYTES_OF_ONE_READ = 4 << 20
@@ -36,11 +39,6 @@ class OpenCheckpoint:
     files: Mapping[str, SafetensorsFile]
     readers: ThreadPoolExecutor
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Widest dtype among the tensors."""
-        return max((self.dtype_of(name) for name in self.files), key=lambda dtype: dtype.itemsize)
-
     def dtype_of(self, name: str) -> np.dtype:
         """Return the dtype that the file holds a tensor in."""
         return DTYPES[self.files[name].entries[name].dtype]
@@ -59,7 +57,7 @@ class OpenCheckpoint:
         Targets are converted to their own dtype; boxes may overlap.
         """
         first, last = min(box[0].start for box, _ in parts), max(box[0].stop for box, _ in parts)
-        row_bytes = self.dtype_of(name).itemsize * int(np.prod(self.shape_of(name)[1:]))
+        row_bytes = self.dtype_of(name).itemsize * math.prod(self.shape_of(name)[1:])
         step = max(1, _BYTES_OF_ONE_READ // row_bytes)
         reads = [(start, min(start + step, last)) for start in range(first, last, step)]
         read = self.files[name].read_rows
@@ -89,6 +87,39 @@ def save_config(config: Qwen2Config, folder: Path, dtype_name: str, extra: dict 
     """Write config.json; `extra` adds or replaces keys."""
     values = {**config.to_dict(), "torch_dtype": dtype_name, **(extra or {})}
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_checkpoint(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: np.dtype | Mapping[str, np.dtype],
+    tensor: Callable[[str], np.ndarray],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write model.safetensors, or shards of at most `shard_bytes` with their index; replace what is there.
+
+    Tensors are made and written one at a time: arguments as in `write_safetensors`.
+    """
+    if not isinstance(dtypes, Mapping):
+        dtypes = dict.fromkeys(shapes, np.dtype(dtypes))
+    sizes = {name: math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
+    shards: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = WEIGHTS_NAME if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, {name: shapes[name] for name in names}, dtypes, tensor)
+        weight_map |= dict.fromkeys(names, file)
+    # Readers take whichever layout they look for first: weights that were here before must not stay beside these.
+    for path in (folder / INDEX_NAME, folder / WEIGHTS_NAME, *folder.glob("model-*-of-*.safetensors")):
+        if path.name not in weight_map.values():
+            path.unlink(missing_ok=True)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def tensor_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:

@@ -113,26 +113,41 @@ def _copy_rows(chunk: np.ndarray, start: int, box: Box, target: np.ndarray) -> N
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, tensor: Callable[[str], np.ndarray]
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: np.dtype | Mapping[str, np.dtype],
+    tensor: Callable[[str], np.ndarray],
 ) -> None:
-    """Write `tensor(name)` for each name in `shapes`, one at a time; the file appears when it is whole."""
+    """Write `tensor(name)` for each name in `shapes`, one at a time; the file appears when it is whole.
+
+    Args:
+      path: The file.
+      shapes: Shape of each tensor, by its name.
+      dtypes: The dtype that all are converted to, or that of each, by its name.
+      tensor: Makes a tensor when its turn comes.
+    """
+    if not isinstance(dtypes, Mapping):
+        dtypes = dict.fromkeys(shapes, np.dtype(dtypes))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        size = math.prod(shape) * dtypes[name].itemsize
+        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            array = np.ascontiguousarray(tensor(name), dtype)
-            if array.shape != shape:
-                raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
-            file.write(memoryview(array.reshape(-1).view(np.uint8)))
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name, shape in shapes.items():
+                array = np.ascontiguousarray(tensor(name), dtypes[name])
+                if array.shape != shape:
+                    raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
+                file.write(memoryview(array.reshape(-1).view(np.uint8)))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_header(path: Path, read: Callable[[int], bytes]) -> dict[str, TensorEntry]:

@@ -9,17 +9,16 @@ import numpy as np
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.checkpoint import (
-    WEIGHTS_NAME,
     open_checkpoint,
     save_config,
     tensor_name,
     tensor_shapes,
+    write_checkpoint,
 )
 from aflow_jax.qwen2.device import default_platform, gpu_compute_capability
 from aflow_jax.qwen2.layers import layer_shapes
 from aflow_jax.qwen2.model import Qwen2
 from aflow_jax.qwen2.quantize import QUANTIZATIONS, Quantization, is_quantizable, quantize
-from aflow_jax.qwen2.safetensors_file import write_safetensors
 from aflow_jax.qwen2.streaming import ShardingRule, Streamer
 
 
@@ -76,7 +75,7 @@ def stream_model(stream: Streamer, quantization: Quantization | None = None) -> 
 
 
 def save_pretrained(model: Qwen2, folder: str | Path) -> None:
-    """Write config.json and model.safetensors, which transformers loads as Qwen2ForCausalLM."""
+    """Write config.json and weights, which transformers loads as Qwen2ForCausalLM."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder, np.dtype(model.dtype).name)
@@ -84,7 +83,7 @@ def save_pretrained(model: Qwen2, folder: str | Path) -> None:
 
 
 def save_weights(model: Qwen2, folder: Path) -> None:
-    """Write model.safetensors from the stacked arrays, one tensor at a time."""
+    """Write the weights from the stacked arrays, one tensor at a time."""
     stacked = model.layer_weights()
     top = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": model.final_norm}
     if model.lm_head is not None:
@@ -99,7 +98,7 @@ def save_weights(model: Qwen2, folder: Path) -> None:
         weight, layer = places[name]
         return np.asarray(stacked[weight][layer])
 
-    write_safetensors(folder / WEIGHTS_NAME, tensor_shapes(model.config), np.dtype(model.dtype), tensor)
+    write_checkpoint(folder, tensor_shapes(model.config), np.dtype(model.dtype), tensor)
 
 
 def choose_dtype(name: str) -> jnp.dtype:

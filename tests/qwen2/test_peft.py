@@ -1,47 +1,15 @@
-"""Adapters and merged models, exchanged with peft and transformers in both directions."""
+"""Adapters as PEFT folders, exchanged with peft in both directions."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from golden_models import SHAPES, VOCABULARY, write_model
+from exchange import CONFIG, LOGITS, torch_logits
 from safetensors.numpy import load_file, save_file
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import TARGETS, Adapter, export_merged, init_adapter, load_peft, load_pretrained, save_peft
-
-CONFIG = SHAPES["heads 4 over 4, untied"].config()
-ROWS = np.random.default_rng(2).integers(0, VOCABULARY, (2, 9)).astype(np.int32)
-LOGITS = jax.jit(lambda model, adapter: model.logits(ROWS, None, adapter))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_model(CONFIG, tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def adapter() -> Adapter:
-    new = init_adapter(CONFIG, 3, 6, TARGETS, jax.random.key(1), dropout=0.1)
-    noise = np.random.default_rng(5)
-    return new.replace_weights(
-        jax.tree.map(lambda leaf: leaf + 0.1 * noise.standard_normal(leaf.shape, np.float32), new.weights)
-    )
-
-
-@pytest.fixture(scope="module")
-def expected(base, adapter) -> np.ndarray:
-    """Our logits with the adapter, which no part of this file may change."""
-    return np.asarray(LOGITS(load_pretrained(base), adapter))
-
-
-def torch_logits(model) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        return model.eval()(torch.tensor(ROWS, dtype=torch.long)).logits.numpy()
+from aflow_jax.qwen2 import load_peft, load_pretrained, save_peft
 
 
 def test_peft_loads_our_adapter_and_computes_our_logits(base, adapter, expected, tmp_path):
@@ -89,43 +57,6 @@ def test_an_adapter_survives_its_folder(adapter, tmp_path):
     values = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (values["r"], values["lora_alpha"], values["use_rslora"]) == (3, 6, False)
     assert values["base_model_name_or_path"] == "Qwen/Qwen2.5-7B-Instruct"
-
-
-def test_the_merged_model_needs_no_adapter_here_or_in_transformers(base, adapter, expected, tmp_path):
-    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
-        (base / name).write_text(f'{{"file": "{name}"}}')
-    export_merged(base, adapter, tmp_path)
-    np.testing.assert_allclose(LOGITS(load_pretrained(tmp_path), None), expected, atol=1e-4)
-    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
-        assert (tmp_path / name).read_bytes() == (base / name).read_bytes()
-        (base / name).unlink()
-    (tmp_path / "generation_config.json").unlink()
-
-    torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch")
-    from transformers import Qwen2ForCausalLM
-
-    found = torch_logits(Qwen2ForCausalLM.from_pretrained(str(tmp_path), dtype=torch.float32))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_merging_keeps_the_dtype_of_the_base(base, adapter, tmp_path):
-    half = tmp_path / "half"
-    half.mkdir()
-    (half / "config.json").write_bytes((base / "config.json").read_bytes())
-    tensors = load_file(base / "model.safetensors")
-    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, half / "model.safetensors")
-    export_merged(half, adapter, tmp_path / "merged")
-    merged = load_file(tmp_path / "merged" / "model.safetensors")
-    assert {tensor.dtype for tensor in merged.values()} == {np.dtype(np.float16)}
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["torch_dtype"] == "float16"
-    name = "model.layers.1.self_attn.q_proj.weight"
-    product = np.float64(adapter.weights["q_proj"]["a"][1]) @ np.float64(adapter.weights["q_proj"]["b"][1])
-    np.testing.assert_allclose(merged[name], tensors[name] + adapter.scale * product.T, rtol=2e-3, atol=2e-3)
-
-
-def test_the_base_is_never_overwritten(base, adapter):
-    with pytest.raises(UserError, match="is the base model itself"):
-        export_merged(base, adapter, base)
 
 
 @pytest.mark.parametrize(
