@@ -91,11 +91,8 @@ def test_a_run_on_a_quantised_base_is_merged_into_the_original_weights(run, tmp_
 def test_a_place_that_cannot_be_written_is_said_in_one_line(run, tmp_path, capsys, merged):
     (tmp_path / "file").write_text("")
     assert main([str(run), str(tmp_path / "file" / "out"), *merged]) == 2
-    error = capsys.readouterr().err
-    assert (
-        error
-        == f"error: {tmp_path}/file/out cannot be written (Not a directory): give a folder elsewhere, or make room\n"
-    )
+    what = f"{tmp_path}/file/out cannot be written (Not a directory)"
+    assert capsys.readouterr().err == f"error: {what}: give a folder elsewhere, or make room\n"
 
 
 @pytest.mark.parametrize(
