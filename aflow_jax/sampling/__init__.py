@@ -3,7 +3,16 @@
 from aflow_jax.sampling.driver import DeviceFailure, Driver, QueueFull, ShuttingDown, Stream
 from aflow_jax.sampling.engine import Engine
 from aflow_jax.sampling.scheduler import Scheduler
-from aflow_jax.sampling.types import Completion, FinishReason, Progress, Request, SamplingParams, seed_words
+from aflow_jax.sampling.types import (
+    Completion,
+    FinishReason,
+    Progress,
+    Request,
+    SamplingParams,
+    TokenConstraint,
+    TokenMatcher,
+    seed_words,
+)
 
 __all__ = [
     "Completion",
@@ -18,5 +27,7 @@ __all__ = [
     "Scheduler",
     "ShuttingDown",
     "Stream",
+    "TokenConstraint",
+    "TokenMatcher",
     "seed_words",
 ]

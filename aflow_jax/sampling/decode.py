@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from aflow_jax.qwen2 import Adapter, DecodeWeights, KVCache, Qwen2, decode_step, empty_cache
 from aflow_jax.sampling.filters import sample_tokens
@@ -155,21 +155,12 @@ def decode(
     def advance(carry: tuple[Array, SlotState, Chunk]) -> tuple[Array, SlotState, Chunk]:
         step, state, chunk = carry
         tokens, logprobs = _draw(weights, state, settings, bound)
-        hidden, cache = decode_step(weights, tokens, state.positions, state.cache)
-        produced = state.produced + state.active
-        stopped = (tokens[:, None] == settings.stop_tokens).any(axis=-1)
-        active = state.active & ~stopped & (produced < settings.limits)
         chunk = dataclasses.replace(
             chunk,
             tokens=chunk.tokens.at[step].set(jnp.where(state.active, tokens, -1)),
             logprobs=chunk.logprobs.at[step].set(logprobs),
         )
-        # A slot that ended stays where it is: it writes over its own last place, which nobody reads.
-        positions = state.positions + active
-        moved = dataclasses.replace(
-            state, cache=cache, hidden=hidden, positions=positions, produced=produced, active=active
-        )
-        return step + 1, moved, chunk
+        return step + 1, _run(weights, state, settings, tokens), chunk
 
     blank = Chunk(
         tokens=jnp.full((chunk_length, slots), -1, jnp.int32),
@@ -180,11 +171,72 @@ def decode(
     return state, dataclasses.replace(chunk, active=state.active)
 
 
+def decode_allowed(
+    weights: DecodeWeights, state: SlotState, settings: DrawSettings, allowed: UInt32[Array, "B M"], *, bound: int
+) -> tuple[SlotState, Chunk]:
+    """Draw one of the allowed tokens in every active slot; `state` is donated.
+
+    Drawing and running are two programs: the host has the tokens, and finds out what is allowed after them, while the
+    device still runs them.
+
+    Args:
+      weights, state, settings, bound: As in `decode`; `patience` is not read.
+      allowed: As in `filters.sample_tokens`.
+    """
+    chunk = _draw_allowed(weights, state, settings, allowed, bound=bound)
+    return _run_chunk(weights, state, settings, chunk), chunk
+
+
+@partial(jax.jit, static_argnames="bound")
+def _draw_allowed(
+    weights: DecodeWeights, state: SlotState, settings: DrawSettings, allowed: UInt32[Array, "B M"], *, bound: int
+) -> Chunk:
+    active = state.active & settings.occupied
+    tokens, logprobs = _draw(weights, state, settings, bound, allowed)
+    return Chunk(
+        tokens=jnp.where(active, tokens, -1)[None],
+        logprobs=logprobs[None],
+        active=_goes_on(dataclasses.replace(state, active=active), settings, tokens),
+    )
+
+
+@partial(jax.jit, donate_argnames="state")
+def _run_chunk(weights: DecodeWeights, state: SlotState, settings: DrawSettings, chunk: Chunk) -> SlotState:
+    state = dataclasses.replace(state, active=state.active & settings.occupied)
+    # A slot that has no completion runs any token, which nobody reads.
+    return _run(weights, state, settings, jnp.maximum(chunk.tokens[0], 0))
+
+
+def _run(weights: DecodeWeights, state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) -> SlotState:
+    """Take the drawn tokens in."""
+    hidden, cache = decode_step(weights, tokens, state.positions, state.cache)
+    active = _goes_on(state, settings, tokens)
+    return dataclasses.replace(
+        state,
+        cache=cache,
+        hidden=hidden,
+        # A slot that ended stays where it is: it writes over its own last place, which nobody reads.
+        positions=state.positions + active,
+        produced=state.produced + state.active,
+        active=active,
+    )
+
+
+def _goes_on(state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) -> Bool[Array, "B"]:
+    """Whether each slot's completion goes on after these tokens."""
+    stopped = (tokens[:, None] == settings.stop_tokens).any(axis=-1)
+    return state.active & ~stopped & (state.produced + state.active < settings.limits)
+
+
 def _draw(
-    weights: DecodeWeights, state: SlotState, settings: DrawSettings, bound: int
+    weights: DecodeWeights,
+    state: SlotState,
+    settings: DrawSettings,
+    bound: int,
+    allowed: UInt32[Array, "B M"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     logits = weights.unembed(state.hidden)
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.produced)
     return sample_tokens(
-        logits, keys, settings.temperature, settings.top_k, settings.top_p, settings.min_p, bound=bound
+        logits, keys, settings.temperature, settings.top_k, settings.top_p, settings.min_p, bound=bound, allowed=allowed
     )

@@ -1,7 +1,8 @@
 """Logits → tokens: temperature, top-k, top-p and min-p, drawn exactly and without sorting the vocabulary.
 
-The filters act in the order of transformers' logits warpers: temperature; top-k; top-p over the distribution
-renormalised after top-k; min-p. All four are traced, one value for each row, so changing them compiles nothing.
+The filters act in the order of transformers' logits warpers: temperature; the tokens that a constraint allows, where
+there is one; top-k; top-p over the distribution renormalised after top-k; min-p. All of them are traced, one value for
+each row, so changing them compiles nothing.
 
 There are two ways to draw, and both use one kind of noise, an exponential race: with ``E_i`` independent Exp(1), the
 index that minimises ``E_i / w_i`` is ``i`` with probability ``w_i / Σw`` (Efraimidis & Spirakis 2006, the Gumbel-max
@@ -48,6 +49,7 @@ def sample_tokens(
     min_p: Float[Array, "B"],
     *,
     bound: int,
+    allowed: UInt32[Array, "B M"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """One token for each row, and its log-probability before the filters.
 
@@ -59,12 +61,16 @@ def sample_tokens(
         top_p: in (0, 1]; 1 is off.
         min_p: in [0, 1); tokens below ``min_p`` times the highest probability are left out; 0 is off.
         bound: ``top_k_bound`` of the largest top_k.
+        allowed: which tokens may be drawn, at least one in each row: bit ``t % 32`` of word ``t // 32`` stands for
+            token ``t``. A filter before the others: they act on what it leaves, renormalised.
 
     Returns:
         tokens, and ``log_softmax(logits / temperature)`` at them in nats (at temperature 0 that of temperature 1).
     """
     greedy = temperature == 0.0
     scaled = logits / jnp.where(greedy, 1.0, temperature)[:, None]
+    if allowed is not None:
+        return _sample_allowed(scaled, keys, temperature, top_k, top_p, min_p, bound, allowed)
     peak = scaled.max(axis=-1, keepdims=True)
     blocks = _weights_in_blocks(scaled - peak)
     block_mass = blocks.sum(axis=-1)
@@ -89,6 +95,29 @@ def sample_tokens(
     )
     chosen = jnp.take_along_axis(scaled - peak, tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen - jnp.log(total)
+
+
+def _sample_allowed(
+    scaled: Float[Array, "B V"],
+    keys: Key[Array, "B"],
+    temperature: Float[Array, "B"],
+    top_k: Int[Array, "B"],
+    top_p: Float[Array, "B"],
+    min_p: Float[Array, "B"],
+    bound: int,
+    allowed: UInt32[Array, "B M"],
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """Draw from the allowed tokens; the log-probability is still that among all of them."""
+    vocab_size = scaled.shape[-1]
+    bits = (allowed[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    kept = bits.reshape(len(allowed), -1)[:, :vocab_size] == 1
+    # Scaled already: temperature 1, or 0 where the most probable token is to be taken.
+    rest = jnp.where(temperature == 0.0, 0.0, 1.0)
+    tokens, _ = sample_tokens(jnp.where(kept, scaled, -jnp.inf), keys, rest, top_k, top_p, min_p, bound=bound)
+    # A row of NaNs draws anything; even then it is an allowed token, and its log-probability shows the NaN.
+    fits = jnp.take_along_axis(kept, tokens[:, None], axis=-1)[:, 0]
+    tokens = jnp.where(fits, tokens, jnp.argmax(kept, axis=-1).astype(jnp.int32))
+    return tokens, jnp.take_along_axis(jax.nn.log_softmax(scaled), tokens[:, None], axis=-1)[:, 0]
 
 
 def _weights_in_blocks(shifted: Float[Array, "B V"]) -> Float[Array, "B N W"]:

@@ -10,13 +10,22 @@ from collections import deque
 
 import jax
 import numpy as np
+from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import Chunk, DrawSettings, cut_layers, decode, empty_slots, resize
+from aflow_jax.sampling.decode import Chunk, DrawSettings, cut_layers, decode, decode_allowed, empty_slots, resize
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
 from aflow_jax.sampling.text import TextStream
-from aflow_jax.sampling.types import MAX_SEEDS, MAX_STOP_TOKENS, Completion, Progress, Request, SamplingParams
+from aflow_jax.sampling.types import (
+    MAX_SEEDS,
+    MAX_STOP_TOKENS,
+    Completion,
+    Progress,
+    Request,
+    SamplingParams,
+    TokenMatcher,
+)
 
 SMALLEST_BUCKET = 64
 # Room for new tokens in a fresh cache: most completions end within it, and the others lengthen the cache.
@@ -63,6 +72,7 @@ class _Running:
     job: Job
     sample: int
     stream: TextStream
+    matcher: TokenMatcher | None
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     reported: int = 0
@@ -73,14 +83,22 @@ class Lane:
     """The slots of one adapter, their state on the device, and the requests that wait for them."""
 
     def __init__(
-        self, model: Qwen2, tokenizer: Tokenizer, adapter: Adapter | None, *, slots: int, chunk_length: int
+        self,
+        model: Qwen2,
+        tokenizer: Tokenizer,
+        adapter: Adapter | None,
+        *,
+        slots: int,
+        chunk_length: int,
+        constrained: bool = False,
     ) -> None:
-        """Make a lane of at most `slots` slots; nothing is allocated before the first step."""
+        """Make a lane of at most `slots` slots for requests with a constraint, or without; nothing is allocated yet."""
         self.adapter = adapter
         self._model = model
         self._tokenizer = tokenizer
         self._most_slots = slots
         self._chunk_length = chunk_length
+        self._constrained = constrained
         self._waiting: deque[Job] = deque()
         self._slots: list[_Running | None] = []
         self._cache_length = 0
@@ -105,13 +123,18 @@ class Lane:
     def step(self) -> list[Progress]:
         """Take in the chunk in flight, start the next one, and return what the first one brought.
 
-        The device works on the next chunk while the caller handles what this one brought.
+        The device works on the next chunk while the caller handles what this one brought. A constrained lane's chunks
+        have one token, so it takes in as many of them as make a turn, or fewer where a completion ends.
         """
-        advanced = self._collect()
-        self._admit()
-        if any(self._slots):
-            self._in_flight = self._decode()
-        return [self._progress(running) for running in advanced]
+        advanced: dict[int, _Running] = {}
+        for _ in range(self._chunk_length if self._constrained else 1):
+            advanced |= {id(running): running for running in self._collect()}
+            self._admit()
+            if any(self._slots):
+                self._in_flight = self._decode()
+            if any(running.ended for running in advanced.values()) or self.idle:
+                break
+        return [self._progress(running) for running in advanced.values()]
 
     def _collect(self) -> list[_Running]:
         """Wait for the chunk in flight, give each slot its tokens, and empty the slots that ended."""
@@ -127,6 +150,8 @@ class Lane:
             count = running.stream.push(tokens[:count, row].tolist())
             running.tokens.extend(tokens[:count, row].tolist())
             running.logprobs.extend(logprobs[:count, row].tolist())
+            for token in tokens[:count, row].tolist() if running.matcher else ():
+                running.matcher.accept(token)
             advanced.append(running)
             if running.stream.stopped or not active[row]:
                 running.ended = True
@@ -157,8 +182,12 @@ class Lane:
         seeds = [job.request.seeds[sample] for sample in samples]
         self._state = insert(self._state, job.prefix, _admission(rows, seeds, len(self._slots)))
         for row, sample in zip(rows, samples, strict=True):
-            stream = TextStream(self._tokenizer, job.params.stop)
-            self._slots[row] = _Running(job=job, sample=sample, stream=stream)
+            self._slots[row] = _Running(
+                job=job,
+                sample=sample,
+                stream=TextStream(self._tokenizer, job.params.stop),
+                matcher=job.params.constraint.matcher(job.params.max_new_tokens) if job.params.constraint else None,
+            )
         job.started = samples.stop
         if not job.unstarted:
             job.prefix = None
@@ -189,10 +218,18 @@ class Lane:
         # No slot may pass the cache's end within the chunk.
         self._resize(len(self._slots), bucket(max(self._reach(at) for at in running)))
         bound = top_k_bound(max(at.job.params.top_k for at in running), self._model.config.vocab_size)
-        self._state, chunk = decode(
-            self._weights, self._state, self._draw_settings(), chunk_length=self._chunk_length, bound=bound
-        )
+        arguments = self._weights, self._state, self._draw_settings()
+        if self._constrained:
+            self._state, chunk = decode_allowed(*arguments, self._allowed(), bound=bound)
+        else:
+            self._state, chunk = decode(*arguments, chunk_length=self._chunk_length, bound=bound)
         return chunk
+
+    def _allowed(self) -> UInt32[np.ndarray, "B M"]:
+        """Return the tokens that each slot may draw; any in a slot without a completion."""
+        words = -(-self._model.config.vocab_size // 32)
+        everything = np.full(words, 0xFFFFFFFF, np.uint32)
+        return np.stack([running.matcher.mask() if running else everything for running in self._slots])
 
     def _reach(self, running: _Running) -> int:
         """Tokens in the slot's cache after the next chunk, at most."""

@@ -19,7 +19,8 @@ class Scheduler:
     that it gets have a part in it (up to rounding, where a matrix product rounds differently in another shape).
 
     Requests of one adapter share a lane: slots that decode together, taken first come first served. Lanes share the
-    model's weights and take turns, a chunk each, so that none starves. What a lane holds is freed when it is idle.
+    model's weights and take turns, a chunk each, so that none starves. Requests with a constraint have lanes of their
+    own, so that no others decode a token at a time. What a lane holds is freed when it is idle.
 
     Attributes:
       truncated_prompts: Prompts cut to prompt_max_length so far.
@@ -44,8 +45,9 @@ class Scheduler:
         self._long_prompts = long_prompts
         self._chunk_length = chunk_length
         self._next_id = 0
-        # By identity of the adapter, which the lane keeps alive; in the order of their turns.
-        self._lanes: dict[int, Lane] = {}
+        # By identity of the adapter, which the lane keeps alive, and whether there is a constraint; in the order of
+        # their turns.
+        self._lanes: dict[tuple[int, bool], Lane] = {}
 
     @property
     def idle(self) -> bool:
@@ -73,15 +75,17 @@ class Scheduler:
 
         Raises:
           UserError: a prompt above prompt_max_length where that is an error, or prompt and completion together above
-            the positions that the model knows.
+            the positions that the model knows, or a constraint that so few new tokens cannot meet.
         """
         request = self._fit(request, prompt_max_length or self._prompt_max_length)
         self._check_positions(request, params)
+        if params.constraint:
+            params.constraint.matcher(params.max_new_tokens)  # refused now rather than in a slot
         request_id, self._next_id = self._next_id, self._next_id + 1
         if request.seeds:
             stop = self._tokenizer.eos_token_ids if params.stop_token_ids is None else params.stop_token_ids
             job = Job(id=request_id, request=request, params=params, stop_tokens=tuple(stop))
-            self._lane(adapter).add(job)
+            self._lane(adapter, constrained=params.constraint is not None).add(job)
         return request_id
 
     def cancel(self, request_id: int) -> None:
@@ -104,12 +108,18 @@ class Scheduler:
         self._drop_idle()
         return progress
 
-    def _lane(self, adapter: Adapter | None) -> Lane:
-        if id(adapter) not in self._lanes:
-            self._lanes[id(adapter)] = Lane(
-                self._model, self._tokenizer, adapter, slots=self._slots, chunk_length=self._chunk_length
+    def _lane(self, adapter: Adapter | None, *, constrained: bool) -> Lane:
+        key = id(adapter), constrained
+        if key not in self._lanes:
+            self._lanes[key] = Lane(
+                self._model,
+                self._tokenizer,
+                adapter,
+                slots=self._slots,
+                chunk_length=self._chunk_length,
+                constrained=constrained,
             )
-        return self._lanes[id(adapter)]
+        return self._lanes[key]
 
     def _drop_idle(self) -> None:
         self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.idle}

@@ -1,10 +1,10 @@
 """What goes into the sampling engine, and what comes out of it."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt32
 
 from aflow_jax.errors import UserError
 
@@ -13,9 +13,32 @@ MAX_SEEDS = 8
 MAX_STOP_TOKENS = 8
 
 
+class TokenMatcher(Protocol):
+    """Follows one completion and says which tokens may come next."""
+
+    def mask(self) -> UInt32[np.ndarray, "M"]:
+        """Return the tokens that may come next, at least one: bit `t % 32` of word `t // 32` stands for token `t`."""
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that the mask allows."""
+
+
+class TokenConstraint(Protocol):
+    """What completions may be, such as `aflow_jax.workflow.WorkflowConstraint`."""
+
+    def matcher(self, max_new_tokens: int) -> TokenMatcher:
+        """Return the matcher of one completion; raise UserError where so few tokens hold none that may be written."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How tokens are drawn; the filters act in the order temperature, top-k, top-p, min-p.
+    """How tokens are drawn; the filters act in the order temperature, constraint, top-k, top-p, min-p.
+
+    A constraint is a filter like the others: tokens are drawn from what it leaves, renormalised, while their
+    log-probabilities stay those before all filters, under `log_softmax(logits / temperature)`. The objective computes
+    the same, so on the first update the ratio of new to old probabilities is 1 with or without one. What differs is
+    the distribution that the samples come from: as under top-k, a token that was excluded is never drawn and never
+    penalised, and a token that was forced is reinforced or weakened by its unfiltered probability like any other.
 
     Attributes:
       max_new_tokens: Longest completion, its stop token included; at least 1.
@@ -25,6 +48,8 @@ class SamplingParams:
       min_p: Least probability, as a share of the highest, in [0, 1); 0 is off.
       stop_token_ids: Tokens that end a completion; None takes the tokenizer's end tokens, () never stops early.
       stop: Strings that end a completion: it keeps the token that completes one, and its text ends before it.
+      constraint: What completions may be; None leaves them free. Its masks are made on the host between two tokens, so
+        constrained completions decode in lanes of their own, a token at a time.
     """
 
     max_new_tokens: int
@@ -34,6 +59,7 @@ class SamplingParams:
     min_p: float = 0.0
     stop_token_ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
+    constraint: TokenConstraint | None = None
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -30,8 +30,8 @@ def exact_distribution(logits, temperature, top_k, top_p, min_p) -> np.ndarray:
     return probabilities / probabilities.sum()
 
 
-def draw(logits, seeds, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    """One draw of the same distribution for each seed, all settings traced."""
+def draw(logits, seeds, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, allowed=None):
+    """One draw of the same distribution for each seed, all settings traced; `allowed` is a boolean for each token."""
     rows = len(seeds)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     return _sample(
@@ -42,7 +42,16 @@ def draw(logits, seeds, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
         jnp.full(rows, top_p, jnp.float32),
         jnp.full(rows, min_p, jnp.float32),
         bound=top_k_bound(top_k, len(logits)),
+        allowed=None if allowed is None else jnp.broadcast_to(packed(allowed), (rows, -(-len(allowed) // 32))),
     )
+
+
+def packed(allowed) -> np.ndarray:
+    """Return a boolean for each token as bits of 32-bit words, the first token lowest."""
+    words = np.zeros(-(-len(allowed) // 32), np.uint32)
+    for token in np.flatnonzero(allowed):
+        words[token // 32] |= np.uint32(1) << np.uint32(token % 32)
+    return words
 
 
 _sample = jax.jit(sample_tokens, static_argnames="bound")
@@ -75,6 +84,52 @@ def test_draws_follow_the_exact_distribution(settings):
     if wanted[-1] == 0:
         observed, wanted = observed[:-1], wanted[:-1]
     assert stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+ALLOWED = np.random.default_rng(8).random(VOCABULARY) < 0.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 1.5, "top_p": 0.8, "min_p": 0.02}, {"temperature": 1.3, "top_k": 30, "top_p": 0.9}],
+    ids=str,
+)
+def test_draws_among_allowed_tokens_follow_the_renormalised_distribution(settings):
+    logits = random_logits()
+    # What is likeliest is forbidden, and all that is allowed is far below it.
+    logits[~ALLOWED] += 30.0
+    masked = np.where(ALLOWED, logits, -np.inf)
+    expected = exact_distribution(masked, **({"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | settings))
+    counts = np.zeros(VOCABULARY)
+    for start in range(0, DRAWS, 20_000):
+        tokens, _ = draw(logits, np.arange(start, start + 20_000), allowed=ALLOWED, **settings)
+        counts += np.bincount(tokens, minlength=VOCABULARY)
+    assert counts[expected == 0].sum() == 0, "a token that is not allowed, or outside the filters, was drawn"
+    common = expected * DRAWS >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum()) * DRAWS
+    if wanted[-1] == 0:
+        observed, wanted = observed[:-1], wanted[:-1]
+    assert stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_log_probabilities_of_allowed_tokens_are_those_among_all_tokens(temperature):
+    logits = random_logits()
+    logits[~ALLOWED] += 5.0
+    tokens, logprobs = draw(logits, np.arange(50), temperature=temperature, top_p=0.9, allowed=ALLOWED)
+    if temperature == 0.0:
+        assert set(np.asarray(tokens)) == {int(np.where(ALLOWED, logits, -np.inf).argmax())}
+    scaled = logits.astype(np.float64) / (temperature or 1.0)
+    expected = scaled - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())
+    np.testing.assert_allclose(logprobs, expected[np.asarray(tokens)], atol=1e-5)
+
+
+def test_a_row_of_nans_still_draws_an_allowed_token():
+    allowed = np.arange(200) == 170
+    tokens, logprobs = draw(np.full(200, np.nan, np.float32), np.arange(2), allowed=allowed)
+    assert set(np.asarray(tokens)) == {170}
+    assert np.isnan(logprobs).all()
 
 
 def test_the_filters_keep_the_tokens_that_transformers_keeps():
