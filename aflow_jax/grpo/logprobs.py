@@ -14,8 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from aflow_jax.qwen2 import Adapter, Qwen2
 
-# A chunk's logits, float32, take about this many bytes when nobody says otherwise.
+# A chunk's logits, float32, take about this many bytes when nobody says otherwise, and fewer where a chunk is large
+# enough without them: of a small vocabulary they then stay in the processor's cache.
 _CHUNK_BYTES = 256 * 2**20
+_CHUNK_TOKENS = 1024
 
 
 def token_logprobs(
@@ -31,7 +33,7 @@ def token_logprobs(
     """Position t holds log p(tokens[t] | tokens[:t]) in nats, under `log_softmax(logits / temperature)`, float32.
 
     Position 0, and those at and past a row's length, hold 0. `chunk` is how many tokens have their logits made at
-    once, so many that they take about 256 MB when None; `remat` is what layers keep for a backward pass.
+    once, when None so many that they take about 256 MB at most; `remat` is what layers keep for a backward pass.
     """
     hidden = model.hidden(tokens, lengths, adapter, remat=remat)
     logprobs, _ = target_statistics(model, hidden[:, :-1], tokens[:, 1:], temperature, chunk=chunk)
@@ -56,7 +58,7 @@ def target_statistics(
     only; through the entropy only if `entropy_gradient`, which costs a second vector a token.
     """
     count = targets.size
-    chunk = chunk or max(1, _CHUNK_BYTES // (4 * model.config.vocab_size))
+    chunk = chunk or min(_CHUNK_TOKENS, max(1, _CHUNK_BYTES // (4 * model.config.vocab_size)))
     chunks = -(-count // chunk)
     # Chunks of equal size, so that the last one is not mostly padding.
     chunk = -(-count // chunks)
@@ -75,21 +77,23 @@ def _statistics(
     temperature: Float[Array, ""],
     entropy_gradient: bool,
 ) -> tuple[Float[Array, "n C"], Float[Array, "n C"]]:
-    return jax.lax.map(lambda at: _chunk_statistics(model, *at, temperature), (hidden, targets))
+    def one_chunk(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        states, chosen = at
+        logprobs, entropies, _ = _chunk_statistics(model.unembed(states) / temperature, chosen)
+        return logprobs, entropies
+
+    return jax.lax.map(one_chunk, (hidden, targets))
 
 
 def _statistics_forward(model, hidden, targets, temperature, entropy_gradient):
     def one_chunk(at: tuple[Array, Array]):
         states, chosen = at
-
-        def statistics(states: Float[Array, "C D"]):
-            logprobs, entropies = _chunk_statistics(model, states, chosen, temperature)
-            return (logprobs, entropies) if entropy_gradient else (logprobs, jax.lax.stop_gradient(entropies))
-
-        (logprobs, entropies), pullback = jax.vjp(statistics, states)
-        one, zero = jnp.ones_like(logprobs), jnp.zeros_like(logprobs)
-        slopes = (pullback((one, zero))[0], pullback((zero, one))[0]) if entropy_gradient else pullback((one, zero))
-        return (logprobs, entropies), slopes
+        logits, pullback = jax.vjp(model.unembed, states)
+        logprobs, entropies, distribution = _chunk_statistics(logits / temperature, chosen)
+        slopes = [_logprob_slope(distribution, chosen)]
+        if entropy_gradient:
+            slopes.append(_entropy_slope(distribution, entropies))
+        return (logprobs, entropies), [pullback(slope / temperature)[0] for slope in slopes]
 
     return jax.lax.map(one_chunk, (hidden, targets))
 
@@ -105,10 +109,30 @@ _statistics.defvjp(_statistics_forward, _statistics_backward)
 
 
 def _chunk_statistics(
-    model: Qwen2, hidden: Float[Array, "C D"], targets: Int[Array, "C"], temperature: Float[Array, ""]
-) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-    distribution = jax.nn.log_softmax(model.unembed(hidden) / temperature)
-    logprobs = jnp.take_along_axis(distribution, targets[:, None], axis=-1)[:, 0]
-    # exp(-inf) · -inf would be NaN where a quantised model rules a token out.
-    entropies = -jnp.where(distribution > -jnp.inf, jnp.exp(distribution) * distribution, 0.0).sum(-1)
-    return logprobs, entropies
+    logits: Float[Array, "C V"], targets: Int[Array, "C"]
+) -> tuple[Float[Array, "C"], Float[Array, "C"], tuple[Array, Array]]:
+    """Return log-probabilities, entropies, and the distribution as (logits below their largest, log of their sum).
+
+    No array of all log-probabilities is made: over a large vocabulary every pass costs as much as a layer's products.
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(shifted)
+    total = weights.sum(axis=-1)
+    logprobs = jnp.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0] - jnp.log(total)
+    # 0 · -inf would be NaN where a quantised model rules a token out.
+    entropies = jnp.log(total) - jnp.where(weights > 0, weights * shifted, 0.0).sum(axis=-1) / total
+    return logprobs, entropies, (shifted, jnp.log(total)[:, None])
+
+
+def _logprob_slope(distribution: tuple[Array, Array], targets: Int[Array, "C"]) -> Float[Array, "C V"]:
+    """d logprob / d logits = one-hot(target) - p."""
+    shifted, logarithm = distribution
+    chosen = jnp.arange(shifted.shape[-1]) == targets[:, None]
+    return chosen - jnp.exp(shifted - logarithm)
+
+
+def _entropy_slope(distribution: tuple[Array, Array], entropies: Float[Array, "C"]) -> Float[Array, "C V"]:
+    """d entropy / d logits = -p · (log p + entropy)."""
+    shifted, logarithm = distribution
+    logprobs = shifted - logarithm
+    return jnp.where(logprobs > -jnp.inf, -jnp.exp(logprobs) * (logprobs + entropies[:, None]), 0.0)
