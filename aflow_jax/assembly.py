@@ -18,6 +18,7 @@ from aflow_jax.problems import Problem, decontaminate, generate_problems, load_p
 from aflow_jax.qwen2 import (
     Adapter,
     Qwen2,
+    Qwen2Config,
     Tokenizer,
     create_checkpoint,
     init_adapter,
@@ -28,7 +29,7 @@ from aflow_jax.qwen2 import (
 from aflow_jax.rewards import Grader, Judge
 from aflow_jax.sampling import Driver, Engine, SamplingParams
 from aflow_jax.sandbox import configure_sandbox
-from aflow_jax.workflow import Executor, Limits, demonstrations, policy_messages
+from aflow_jax.workflow import Executor, Limits, WorkflowConstraint, demonstrations, policy_messages
 
 Say = Callable[[str], None]
 
@@ -154,11 +155,16 @@ def _endpoint(config: Config, name: str, simulator: SimulatorProcess | None) -> 
 
 @dataclass(frozen=True)
 class Policy:
-    """The model that writes workflows, and how its prompts are made."""
+    """The model that writes workflows, and how its prompts are made.
+
+    Attributes:
+        constraint: what its answers may be; None leaves them free.
+    """
 
     config: Config
     model: Qwen2
     tokenizer: Tokenizer
+    constraint: WorkflowConstraint | None = None
 
     def prompt_tokens(self, problem: Problem) -> tuple[int, ...]:
         """Return the prompt for a problem."""
@@ -196,6 +202,7 @@ class Policy:
             top_p=generation.top_p,
             top_k=generation.top_k,
             stop_token_ids=self.tokenizer.eos_token_ids,
+            constraint=self.constraint,
         )
 
 
@@ -205,13 +212,31 @@ def load_policy(config: Config, problems: ProblemSets, say: Say) -> Policy:
         _create_model(config, problems)
         say(f"model: a small random Qwen2.5-architecture checkpoint is made in {config.model_source}")
     folder = resolve_model(config.model_source)
+    tokenizer = load_tokenizer(folder)
+    constraint = (
+        _constraint(config, tokenizer, Qwen2Config.from_folder(folder).vocab_size)
+        if config.constrained_sampling
+        else None
+    )
     model = load_pretrained(folder, dtype=config.dtype, quantization=config.quantization)
     shape = model.config
     say(
         f"model: {config.model_source}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
         f"{model.dtype} on {jax.devices()[0].device_kind}"
     )
-    return Policy(config, model, load_tokenizer(folder))
+    return Policy(config, model, tokenizer, constraint)
+
+
+def _constraint(config: Config, tokenizer: Tokenizer, vocabulary_size: int) -> WorkflowConstraint:
+    constraint = WorkflowConstraint(
+        tokenizer.spellings(),
+        vocabulary_size,
+        tokenizer.eos_token_ids,
+        config.aflow_operators,
+        workflow_limits(config),
+    )
+    constraint.matcher(config.max_new_tokens)  # too few tokens are refused before the weights are loaded
+    return constraint
 
 
 def learner_settings(config: Config) -> LearnerSettings:

@@ -240,6 +240,9 @@ class Config(Section):
         default_factory=TemperatureSchedule, description="sampling temperature"
     )
     sampling_slots: int = Field(64, ge=1, description="sequences decoded together")
+    constrained_sampling: bool = Field(
+        False, description="draw only tokens after which the answer can still be a workflow within workflow_limits"
+    )
 
     wa_grpo: WorkflowAware = Field(default_factory=WorkflowAware, description="workflow-aware advantages")
     reward_weights: RewardWeights = Field(default_factory=RewardWeights, description="the reward")
