@@ -64,8 +64,12 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Microbatch:
-    """Some rows of a batch. What concerns completions is cut to a window of W positions from `starts` on."""
+    """Some rows of a batch. What concerns completions is cut to a window of W positions from `starts` on.
 
+    `rows` says which of the batch's they are: what a row drops in training follows from it, not from its company.
+    """
+
+    rows: Int[Array, "R"]
     tokens: Int[Array, "R T"]
     lengths: Int[Array, "R"]
     starts: Int[Array, "R"]
@@ -115,6 +119,7 @@ def _windowed(batch: Batch, mask: Bool[np.ndarray, "B T"], live: Int[np.ndarray,
     inside, positions = positions < ends[:, None], np.minimum(positions, mask.shape[1] - 1)
     logprobs = np.take_along_axis(np.asarray(batch.logprobs, np.float32)[live], positions, axis=1)
     return Microbatch(
+        rows=live.astype(np.int32),
         tokens=np.asarray(batch.tokens, np.int32)[live],
         lengths=np.asarray(batch.lengths, np.int32)[live],
         starts=starts.astype(np.int32),
@@ -135,6 +140,7 @@ def _rows(whole: Microbatch, at: int, rows: int) -> Microbatch:
         return np.concatenate([values, room])
 
     return Microbatch(
+        rows=fill(part.rows),
         tokens=fill(tokens),
         lengths=fill(part.lengths, 1),
         starts=fill(part.starts, 1),

@@ -24,6 +24,16 @@ class Gradient(NamedTuple):
     normalizer: Float[Array, ""]
 
 
+class SamplerGap(NamedTuple):
+    """How far the learner's log-probabilities and probabilities are from the sampler's: absolute differences."""
+
+    logprob_sum: Float[Array, ""]
+    logprob_max: Float[Array, ""]
+    probability_sum: Float[Array, ""]
+    probability_max: Float[Array, ""]
+    tokens: Float[Array, ""]
+
+
 def empty_gradient(weights: dict[str, dict[str, Float[Array, "..."]]]) -> Gradient:
     """The gradient of no microbatch."""
     return Gradient(jax.tree.map(jnp.zeros_like, weights), jnp.zeros(()))
@@ -39,8 +49,11 @@ def add_policy_gradient(
     dropout_key: PRNGKeyArray | None,
     settings: GradientSettings,
     against_sampler: bool,
-) -> tuple[Gradient, LossSums, tuple[Array, Array, Array]]:
-    """Add one microbatch's gradient; also return its sums and its gap to the sampler."""
+) -> tuple[Gradient, LossSums, SamplerGap]:
+    """Add one microbatch's gradient; also return its sums and its gap to the sampler.
+
+    The same `dropout_key` for all microbatches of a step: each row folds in its place in the batch.
+    """
     reference = None
     if settings.kl_coef:
         reference, _ = _window_statistics(model, None, part, temperature, settings)
@@ -107,7 +120,7 @@ def add_supervised_gradient(
 
 
 @partial(jax.jit, static_argnames="settings")
-def sampler_gap(model, adapter, part, temperature, settings) -> tuple[Array, Array, Array]:
+def sampler_gap(model, adapter, part, temperature, settings) -> SamplerGap:
     logprobs, _ = _window_statistics(model, adapter, part, temperature, settings)
     return _gap(logprobs, part)
 
@@ -121,7 +134,8 @@ def _window_statistics(
     dropout_key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "R W"], Float[Array, "R W"]]:
     """Log-probabilities and entropies of the completion window only: prompts never meet the vocabulary."""
-    hidden = model.hidden(part.tokens, part.lengths, adapter, dropout_key=dropout_key, remat=settings.remat)
+    keys = None if dropout_key is None else jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, part.rows)
+    hidden = model.hidden(part.tokens, part.lengths, adapter, dropout_keys=keys, remat=settings.remat)
     positions = part.starts[:, None] + jnp.arange(part.mask.shape[1])
     positions = jnp.minimum(positions, part.tokens.shape[1] - 1)
     before = jnp.take_along_axis(hidden, positions[..., None] - 1, axis=1)
@@ -140,7 +154,7 @@ def _add(gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:
     return Gradient(jax.tree.map(jnp.add, gradient.numerator, slopes), gradient.normalizer + sums.normalizer)
 
 
-def _gap(logprobs: Float[Array, "R W"], part: Microbatch) -> tuple[Array, Array, Array]:
-    """Sum, maximum and count of the absolute differences to the sampler's log-probabilities."""
-    gap = jnp.where(part.mask, jnp.abs(logprobs - jnp.where(part.mask, part.logprobs, 0.0)), 0.0)
-    return gap.sum(), gap.max(), part.mask.sum()
+def _gap(logprobs: Float[Array, "R W"], part: Microbatch) -> SamplerGap:
+    logprobs, sampled = (jnp.where(part.mask, values, 0.0) for values in (logprobs, part.logprobs))
+    gap, probability_gap = jnp.abs(logprobs - sampled), jnp.abs(jnp.exp(logprobs) - jnp.exp(sampled))
+    return SamplerGap(gap.sum(), gap.max(), probability_gap.sum(), probability_gap.max(), part.mask.sum())

@@ -1,7 +1,10 @@
 """The update: microbatches accumulate sums and counts of the objective's gradient, then AdamW moves the adapter."""
 
 import dataclasses
+import logging
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +12,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from aflow_jax.errors import UserError
 from aflow_jax.grpo.batch import Batch, Microbatch, split_into_microbatches
 from aflow_jax.grpo.gradients import (
     Gradient,
+    SamplerGap,
     add_policy_gradient,
     add_supervised_gradient,
     empty_gradient,
@@ -20,6 +25,8 @@ from aflow_jax.grpo.gradients import (
 from aflow_jax.grpo.objective import LossSums, combine_sums, loss_metrics
 from aflow_jax.grpo.settings import LearnerSettings
 from aflow_jax.qwen2 import Adapter, Qwen2
+
+logger = logging.getLogger(__name__)
 
 
 @jax.tree_util.register_dataclass
@@ -37,12 +44,14 @@ class Learner:
 
     A warm start is a learner of its own, with its own settings, whose `adapter` the next learner starts from. `state`
     may be read to save it and assigned to resume. An update donates the buffers of the state it starts from: take
-    `adapter` anew after each one. The adapter given at construction is copied and stays valid.
+    `adapter` anew after each one. The adapter given at construction is copied and stays valid. `microbatch_size` is
+    the settings' until the device's memory demands a smaller one.
     """
 
     def __init__(self, model: Qwen2, adapter: Adapter, settings: LearnerSettings) -> None:
         self.model = model
         self.settings = settings
+        self.microbatch_size = settings.microbatch_size
         self._adapter = adapter
         weights = jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), adapter.weights)
         self.state = LearnerState(weights, settings.optimizer().init(weights), jnp.zeros((), jnp.int32))
@@ -59,48 +68,43 @@ class Learner:
         batch that was sampled ahead (`off_policy`), take the sampler's log-probabilities as old ones and truncate
         the ratio's weight.
 
-        Metrics are means over the batch and its epochs: those of `loss_metrics`, and
-        `sampling/sampling_logp_difference/mean|max`, the absolute gap between the sampler's log-probabilities and
-        the learner's (first epoch; with dropout measured on one microbatch, dropout off), `grad_norm` before
-        clipping, `learning_rate`, `update/tokens` in the loss, `update/padding_ratio` of the positions computed, and
-        `update/skipped`, the share of epochs whose gradient was not finite or had no live token: such a step leaves
-        the whole state bit-unchanged. A batch without a live token has `update/skipped` 1 and no means.
+        Metrics are means over the batch and its epochs: those of `loss_metrics`, `sampling/sampling_logp_difference`
+        and `sampling/probability_difference`, each with `/mean` and `/max`, the absolute gap between the sampler and
+        the learner (first epoch; with dropout measured on one microbatch, dropout off), `grad_norm` before clipping,
+        `learning_rate`, `update/tokens` in the loss, `update/padding_ratio` of the positions computed,
+        `update/microbatch_size` in sequences, and `update/skipped`, the share of epochs whose gradient was not finite
+        or had no live token: such a step leaves the whole state bit-unchanged. A batch without a live token has
+        `update/skipped` 1 and no means.
+
+        Where the device has too little memory the microbatch is halved, then and for later calls; nothing else
+        changes. Raises UserError where one sequence is too much; the state is then as it was after the last epoch.
         """
-        parts = split_into_microbatches(
-            batch, self.settings.microbatch_size, mask_truncated=self.settings.mask_truncated
-        )
-        if not parts:
-            return self._skipped()
-        settings = self.settings.gradient_settings()
         sums, steps, gaps = [], [], []
-        if self._adapter.dropout:
-            gaps.append(sampler_gap(self.model, self.adapter, parts[0], temperature, settings))
         for epoch in range(self.settings.ppo_epochs):
-            gradient = empty_gradient(self.state.adapter_weights)
-            for index, part in enumerate(parts):
-                gradient, part_sums, gap = add_policy_gradient(
-                    self.model,
-                    self.adapter,
-                    gradient,
-                    part,
-                    temperature,
-                    self._dropout_key(index),
-                    settings=settings,
+            parts, accumulated = self._within_memory(
+                batch,
+                partial(
+                    self._policy_gradient,
+                    temperature=temperature,
                     against_sampler=off_policy or epoch > 0,
-                )
-                sums.append(part_sums)
-                if epoch == 0 and not self._adapter.dropout:
-                    gaps.append(gap)
+                    measure_gap=epoch == 0,
+                ),
+            )
+            if not parts:
+                return self._skipped()
+            gradient, epoch_sums, epoch_gaps = accumulated
             self.state, step = _apply(self.state, gradient, self.settings)
+            sums.extend(epoch_sums)
+            gaps.extend(epoch_gaps)
             steps.append(step)
-        return _metrics(parts, sums, steps) | _gap_metrics(jax.device_get(gaps))
+        return _metrics(parts, sums, steps) | _gap_metrics(gaps)
 
     def supervised_update(
         self, tokens: Int[Array, "B T"], lengths: Int[Array, "B"], loss_mask: Bool[Array, "B T"]
     ) -> dict[str, float]:
         """Make one optimizer step on the mean cross-entropy of the tokens in `loss_mask`, at temperature 1.
 
-        Metrics: `loss` and `entropy` in nats a token, the others as those of `update`.
+        Metrics: `loss` and `entropy` in nats a token, the others as those of `update`, and so are its errors.
         """
         rows = np.asarray(tokens).shape[0]
         batch = Batch(
@@ -110,24 +114,79 @@ class Learner:
             logprobs=np.zeros(np.asarray(tokens).shape, np.float32),
             advantages=np.zeros(rows, np.float32),
         )
-        parts = split_into_microbatches(batch, self.settings.microbatch_size)
+        parts, accumulated = self._within_memory(batch, self._supervised_gradient)
         if not parts:
             return self._skipped()
-        sums, gradient = [], empty_gradient(self.state.adapter_weights)
-        settings = self.settings.gradient_settings()
-        for index, part in enumerate(parts):
-            gradient, part_sums = add_supervised_gradient(
-                self.model, self.adapter, gradient, part, self._dropout_key(index), settings=settings
-            )
-            sums.append(part_sums)
+        gradient, sums = accumulated
         self.state, step = _apply(self.state, gradient, self.settings)
         return _metrics(parts, sums, [step])
 
-    def _dropout_key(self, microbatch: int) -> PRNGKeyArray | None:
-        """A key that the seed, the optimizer step and the microbatch determine; None without dropout."""
-        if not self._adapter.dropout:
-            return None
-        return _fold(self.settings.seed, self.state.step, microbatch)
+    def _within_memory(
+        self, batch: Batch, accumulate: Callable[[list[Microbatch]], Any]
+    ) -> tuple[list[Microbatch], Any]:
+        """Run `accumulate` on the batch's microbatches, halved as often as the device's memory demands."""
+        while True:
+            parts = split_into_microbatches(batch, self.microbatch_size, mask_truncated=self.settings.mask_truncated)
+            try:
+                # Waits: no failure may come to light after `_apply` was given the state's buffers.
+                return parts, jax.block_until_ready(accumulate(parts)) if parts else None
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+            # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
+            self._halve(parts[0].tokens.shape[0])
+
+    def _halve(self, rows: int) -> None:
+        if rows == 1:
+            raise UserError(
+                "out of device memory with one sequence at a time: lower response_max_length or prompt_max_length, set "
+                "gradient_checkpointing: true, lower lora_rank, or set quantization to nf4"
+            )
+        self.microbatch_size = rows // 2
+        logger.warning(
+            "out of device memory with %d sequences at a time: the step is made with %d, and so are later ones; the "
+            "gradient is the same (a higher gradient_accumulation_steps starts there)",
+            rows,
+            self.microbatch_size,
+        )
+
+    def _policy_gradient(
+        self, parts: list[Microbatch], *, temperature: float, against_sampler: bool, measure_gap: bool
+    ) -> tuple[Gradient, list[LossSums], list[SamplerGap]]:
+        settings, key = self.settings.gradient_settings(), self._dropout_key()
+        gradient, sums, gaps = empty_gradient(self.state.adapter_weights), [], []
+        for part in parts:
+            gradient, part_sums, gap = add_policy_gradient(
+                self.model,
+                self.adapter,
+                gradient,
+                part,
+                temperature,
+                key,
+                settings=settings,
+                against_sampler=against_sampler,
+            )
+            sums.append(part_sums)
+            gaps.append(gap)
+        if not measure_gap:
+            return gradient, sums, []
+        if key is not None:
+            gaps = [sampler_gap(self.model, self.adapter, parts[0], temperature, settings)]
+        return gradient, sums, gaps
+
+    def _supervised_gradient(self, parts: list[Microbatch]) -> tuple[Gradient, list[LossSums]]:
+        settings, key = self.settings.gradient_settings(), self._dropout_key()
+        gradient, sums = empty_gradient(self.state.adapter_weights), []
+        for part in parts:
+            gradient, part_sums = add_supervised_gradient(
+                self.model, self.adapter, gradient, part, key, settings=settings
+            )
+            sums.append(part_sums)
+        return gradient, sums
+
+    def _dropout_key(self) -> PRNGKeyArray | None:
+        """A key that the seed and the optimizer step determine; None without dropout."""
+        return _fold(self.settings.seed, self.state.step) if self._adapter.dropout else None
 
     def _skipped(self) -> dict[str, float]:
         rate = float(self.settings.schedule(self.state.step))
@@ -135,8 +194,8 @@ class Learner:
 
 
 @jax.jit
-def _fold(seed: int, step: Int[Array, ""], microbatch: int) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), microbatch)
+def _fold(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="state")
@@ -154,10 +213,15 @@ def _apply(
     return jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, state), metrics
 
 
-def _gap_metrics(gaps: list[tuple[Array, Array, Array]]) -> dict[str, float]:
-    total, largest, count = zip(*gaps, strict=True)
-    name = "sampling/sampling_logp_difference"
-    return {f"{name}/mean": float(sum(total) / sum(count)), f"{name}/max": float(max(largest))}
+def _gap_metrics(gaps: list[SamplerGap]) -> dict[str, float]:
+    whole = SamplerGap(*(np.array(values) for values in zip(*jax.device_get(gaps), strict=True)))
+    tokens = whole.tokens.sum()
+    return {
+        "sampling/sampling_logp_difference/mean": float(whole.logprob_sum.sum() / tokens),
+        "sampling/sampling_logp_difference/max": float(whole.logprob_max.max()),
+        "sampling/probability_difference/mean": float(whole.probability_sum.sum() / tokens),
+        "sampling/probability_difference/max": float(whole.probability_max.max()),
+    }
 
 
 def _metrics(parts: list[Microbatch], sums: list[LossSums], steps: list[dict[str, Array]]) -> dict[str, float]:
@@ -167,6 +231,7 @@ def _metrics(parts: list[Microbatch], sums: list[LossSums], steps: list[dict[str
     positions = sum(part.tokens.size for part in parts)
     # Rows that only fill a microbatch have length 1 and no token in the loss.
     used = sum(int(part.lengths[part.mask.any(axis=1)].sum()) for part in parts)
+    metrics["update/microbatch_size"] = float(len(parts[0].tokens))
     metrics["update/tokens"] = float(sum(part.mask.sum() for part in parts))
     metrics["update/padding_ratio"] = 1.0 - used / positions
     return metrics

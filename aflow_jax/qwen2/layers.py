@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from aflow_jax.qwen2.adapter import TARGETS, Adapter, low_rank_delta
+from aflow_jax.qwen2.adapter import TARGETS, Adapter, fold_in_each, low_rank_delta
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.matmul import matmul
 from aflow_jax.qwen2.precision import activation_dtype
@@ -51,7 +51,7 @@ def layer_forward(
     attend: Attend,
     *,
     adapter: Adapter | None = None,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_keys: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Run one layer on the float32 residual stream; return it with what `attend` kept.
 
@@ -61,7 +61,7 @@ def layer_forward(
       residual: Residual stream of the new positions, float32.
       attend: Rotates, attends, and keeps what it needs (a key/value cache).
       adapter: This layer's slice of the adapter.
-      dropout_key: Key of this layer's dropout; None drops nothing.
+      dropout_keys: Each row's key of this layer's dropout, [B]; None drops nothing.
     """
 
     def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
@@ -70,8 +70,8 @@ def layer_forward(
             outputs = outputs + bias
         if adapter is None:
             return outputs
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, TARGETS.index(name))
-        delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, key)
+        keys = None if dropout_keys is None else fold_in_each(dropout_keys, TARGETS.index(name))
+        delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, keys)
         return outputs if delta is None else (outputs.astype(jnp.float32) + delta).astype(outputs.dtype)
 
     def heads(flat: Float[Array, "B T O"]) -> Float[Array, "B T N h"]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from aflow_jax.qwen2.adapter import Adapter
+from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
@@ -79,7 +79,7 @@ class Qwen2(nnx.Module):
         lengths: Int[Array, "B"] | None = None,
         adapter: Adapter | None = None,
         *,
-        dropout_key: PRNGKeyArray | None = None,
+        dropout_keys: PRNGKeyArray | None = None,
         remat: str = "none",
     ) -> Float[Array, "B T D"]:
         """Return the states after the final norm, in `activation_dtype` of the weights.
@@ -88,10 +88,10 @@ class Qwen2(nnx.Module):
           tokens: Right-padded rows.
           lengths: Valid tokens of each row, at least 1; None where all are valid.
           adapter: The adapter; None is the base model.
-          dropout_key: Key of the adapter's dropout; None drops nothing.
+          dropout_keys: Each row's key of the adapter's dropout, [B]; None drops nothing.
           remat: What layers keep for the backward pass, a key of REMAT_POLICIES.
         """
-        residual, _ = self._scan(tokens, lengths, adapter, dropout_key, remat, keep_cache=False)
+        residual, _ = self._scan(tokens, lengths, adapter, dropout_keys, remat, keep_cache=False)
         return rms_norm(residual, self.final_norm.get_value(), self.config.rms_norm_eps)
 
     def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -157,7 +157,7 @@ class Qwen2(nnx.Module):
         tokens: Int[Array, "B T"],
         lengths: Int[Array, "B"] | None,
         adapter: Adapter | None,
-        dropout_key: PRNGKeyArray | None,
+        dropout_keys: PRNGKeyArray | None,
         remat: str,
         *,
         keep_cache: bool,
@@ -173,8 +173,8 @@ class Qwen2(nnx.Module):
 
         def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array] | None]:
             weights, layer_adapter, index = at
-            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_key=key)
+            keys = None if dropout_keys is None else fold_in_each(dropout_keys, index)
+            return layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_keys=keys)
 
         if REMAT_POLICIES[remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=False)

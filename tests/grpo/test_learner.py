@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from aflow_jax.errors import UserError
 from aflow_jax.grpo import Batch, Learner, LearnerSettings, policy_loss, token_logprobs
+from aflow_jax.grpo import learner as learner_module
 
 LENGTHS = ((3, 6), (7, 2), (1, 9), (5, 1), (2, 12), (4, 4))  # prompt and completion of each row
 TEMPERATURE = 0.8
@@ -82,7 +84,8 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(model, adapter, batch
     whole = Learner(model, adapter, dataclasses.replace(SETTINGS, microbatch_size=6))
     metrics, expected = divided.update(batch, TEMPERATURE), whole.update(batch, TEMPERATURE)
     assert_close(gradient_of(divided), gradient_of(whole), 1e-6)
-    for name in expected.keys() - {"update/padding_ratio"}:
+    assert (metrics["update/microbatch_size"], expected["update/microbatch_size"]) == (2, 6)
+    for name in expected.keys() - {"update/padding_ratio", "update/microbatch_size"}:
         assert metrics[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
 
 
@@ -91,6 +94,18 @@ def test_the_first_ratio_is_exactly_one_and_the_samplers_logprobs_agree(model, a
     assert metrics["ratio/mean"] == metrics["ratio/max"] == 1.0
     assert metrics["clip_ratio/low_mean"] == metrics["clip_ratio/high_mean"] == 0.0
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-5
+
+
+def test_the_gap_to_the_sampler_is_measured_in_log_probabilities_and_in_probabilities(model, adapter, batch):
+    off = np.random.default_rng(1).normal(0, 0.5, batch.logprobs.shape).astype(np.float32)
+    metrics = Learner(model, adapter, SETTINGS).update(
+        dataclasses.replace(batch, logprobs=batch.logprobs + off), TEMPERATURE
+    )
+    gap = np.abs(off)[batch.loss_mask]
+    probability_gap = np.abs(np.exp(batch.logprobs + off) - np.exp(batch.logprobs))[batch.loss_mask]
+    for name, values in (("sampling_logp_difference", gap), ("probability_difference", probability_gap)):
+        assert metrics[f"sampling/{name}/mean"] == pytest.approx(values.mean(), rel=1e-4)
+        assert metrics[f"sampling/{name}/max"] == pytest.approx(values.max(), rel=1e-4)
 
 
 def test_an_update_with_learning_rate_zero_changes_no_greedy_token(model, adapter, batch):
@@ -177,6 +192,73 @@ def test_the_same_state_and_batch_give_the_same_step_and_dropout_comes_from_seed
     second.state = jax.tree.map(jnp.asarray, saved)
     assert second.update(batch, TEMPERATURE) == again
     assert_same_bits(first.state, second.state)
+
+
+def out_of_memory_when(monkeypatch, fails, message="RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB."):
+    """Let the compiled gradient fail as a device does: the runtime's own error, the donated buffers gone.
+
+    `fails` is asked with the sizes of all microbatches so far; those sizes are returned.
+    """
+    compiled, sizes = learner_module.add_policy_gradient, []
+
+    def call(model, adapter, gradient, part, *others, **options):
+        sizes.append(len(part.tokens))
+        if fails(sizes):
+            jax.tree.map(lambda donated: donated.delete(), gradient)
+            raise jax.errors.JaxRuntimeError(message)
+        return compiled(model, adapter, gradient, part, *others, **options)
+
+    monkeypatch.setattr(learner_module, "add_policy_gradient", call)
+    return sizes
+
+
+@pytest.fixture
+def four(batch):
+    """The first four rows of the batch."""
+    cut = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return Batch(**{name: None if values is None else values[:4] for name, values in cut.items()})
+
+
+def test_a_step_that_runs_out_of_memory_is_made_with_smaller_microbatches_then_and_later(
+    model, adapter, four, monkeypatch, caplog
+):
+    steady = Learner(model, adapter, dataclasses.replace(SETTINGS, microbatch_size=1))
+    expected = steady.update(four, TEMPERATURE), steady.update(four, TEMPERATURE)
+    learner = Learner(model, adapter, dataclasses.replace(SETTINGS, microbatch_size=4))
+    # Four rows are too many at once; two are too many for the second microbatch, when the first is accumulated.
+    sizes = out_of_memory_when(monkeypatch, lambda sizes: sizes in ([4], [4, 2, 2]))
+    metrics = learner.update(four, TEMPERATURE)
+    assert sizes == [4, 2, 2, 1, 1, 1, 1]
+    assert [record.getMessage()[:64] for record in caplog.records] == [
+        "out of device memory with 4 sequences at a time: the step is mad",
+        "out of device memory with 2 sequences at a time: the step is mad",
+    ]
+    assert (metrics, learner.update(four, TEMPERATURE)) == expected
+    assert sizes[7:] == [1, 1, 1, 1]
+    assert_same_bits(learner.state, steady.state)
+
+
+def test_one_sequence_that_does_not_fit_names_what_to_lower_and_costs_nothing(model, adapter, four, monkeypatch):
+    learner = Learner(model, adapter, SETTINGS)
+    learner.update(four, TEMPERATURE)
+    before = copy(learner.state)
+    out_of_memory_when(monkeypatch, lambda sizes: True)
+    with pytest.raises(
+        UserError, match=r"one sequence at a time: lower response_max_length or prompt_max_length"
+    ) as error:
+        learner.update(four, TEMPERATURE)
+    assert "\n" not in str(error.value)
+    assert_same_bits(learner.state, before)
+
+
+def test_another_failure_of_the_device_is_no_matter_of_memory(model, adapter, four, monkeypatch):
+    learner = Learner(model, adapter, SETTINGS)
+    before = copy(learner.state)
+    sizes = out_of_memory_when(monkeypatch, lambda sizes: True, "INTERNAL: the device is lost")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is lost"):
+        learner.update(four, TEMPERATURE)
+    assert sizes == [2]
+    assert_same_bits(learner.state, before)
 
 
 def test_supervised_updates_minimise_the_cross_entropy_of_the_masked_tokens(model, adapter, batch):

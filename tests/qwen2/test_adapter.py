@@ -20,7 +20,7 @@ SEVEN_B = Qwen2Config(
     vocab_size=152064,
 )
 ROWS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 11)).astype(np.int32)
-FORWARD = jax.jit(lambda model, adapter, key: model.hidden(ROWS, None, adapter, dropout_key=key))
+FORWARD = jax.jit(lambda model, adapter, keys: model.hidden(ROWS, None, adapter, dropout_keys=keys))
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,25 @@ def test_an_adapter_is_the_model_with_scaled_low_rank_products_added_to_its_matr
 
 
 def test_dropout_acts_only_where_a_key_is_given(model, trained):
-    first, same, second = (FORWARD(model, trained, jax.random.key(seed)) for seed in (0, 0, 1))
+    first, same, second = (FORWARD(model, trained, jax.random.split(jax.random.key(seed))) for seed in (0, 0, 1))
     plain = FORWARD(model, trained, None)
     np.testing.assert_array_equal(first, same)
     assert np.abs(first - second).max() > 1e-3
     assert np.abs(first - plain).max() > 1e-3
 
 
+def test_what_a_row_drops_depends_on_its_key_alone():
+    inputs, matrices = jnp.ones((3, 7, 8)), {"a": jnp.ones((8, 1)), "b": jnp.ones((1, 1))}
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = low_rank_delta(inputs, matrices, 1.0, 0.5, keys)
+    alone = low_rank_delta(inputs[1:2, :4], matrices, 1.0, 0.5, keys[1:2])
+    np.testing.assert_array_equal(alone[0], together[1, :4])
+    assert np.any(together[0] != together[1])
+
+
 def test_dropout_leaves_the_expected_update_unchanged():
-    inputs, a, b = jnp.full((20_000, 8), 1.0), jnp.ones((8, 1)) / 8, jnp.ones((1, 1))
-    updates = low_rank_delta(inputs, {"a": a, "b": b}, 3.0, 0.25, jax.random.key(0))
+    inputs, a, b = jnp.full((2, 10_000, 8), 1.0), jnp.ones((8, 1)) / 8, jnp.ones((1, 1))
+    updates = low_rank_delta(inputs, {"a": a, "b": b}, 3.0, 0.25, jax.random.split(jax.random.key(0)))
     assert updates.mean() == pytest.approx(3.0, rel=0.01)
     # The mean of 8 inputs, each 1/.75 with probability .75, else 0.
     assert updates.std() == pytest.approx(3.0 * np.sqrt(0.25 / 0.75 / 8), rel=0.03)
