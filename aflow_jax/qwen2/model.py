@@ -20,7 +20,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
 from aflow_jax.qwen2.matmul import output_matmul
-from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize_layers
+from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
 
 REMAT_POLICIES = {
     "none": None,
@@ -182,8 +182,13 @@ class Qwen2(nnx.Module):
         return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def init_random(config: Qwen2Config, key: PRNGKeyArray, dtype: jnp.dtype = jnp.float32) -> Qwen2:
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "quantization"))
+def init_random(
+    config: Qwen2Config,
+    key: PRNGKeyArray,
+    dtype: jnp.dtype = jnp.float32,
+    quantization: Quantization | None = None,
+) -> Qwen2:
     """Make a model with random weights, as transformers does: normal of deviation 0.02, norms 1, biases 0.
 
     `jax.eval_shape` of it gives the shapes of any size without memory.
@@ -195,16 +200,19 @@ def init_random(config: Qwen2Config, key: PRNGKeyArray, dtype: jnp.dtype = jnp.f
     def normal(key: PRNGKeyArray, size: int) -> Float[Array, "size"]:
         return (0.02 * jax.random.normal(key, (size,), jnp.float32)).astype(dtype)
 
-    # One draw a layer, cut into its matrices: each random draw of another shape costs XLA a second of compilation.
+    def layer(key: PRNGKeyArray) -> dict[str, Array | QuantizedWeight]:
+        # One draw, cut into the matrices: each random draw of another shape costs XLA a second of compilation.
+        sizes = [math.prod(shape) for shape in matrices.values()]
+        parts = jnp.split(normal(key, sum(sizes)), np.cumsum(sizes)[:-1])
+        made = {name: part.reshape(shape) for (name, shape), part in zip(matrices.items(), parts, strict=True)}
+        return made if quantization is None else {name: quantize(made[name], quantization) for name in made}
+
     layer_key, table_key = jax.random.split(key)
-    sizes = [math.prod(shape) for shape in matrices.values()]
-    draws = jax.lax.map(lambda key: normal(key, sum(sizes)), jax.random.split(layer_key, layers))
-    parts = jnp.split(draws, np.cumsum(sizes)[:-1], axis=1)
     weights = {
         name: jnp.full((layers, *shape), 1 if name.endswith("layernorm") else 0, dtype)
         for name, shape in shapes.items()
     }
-    weights |= {name: part.reshape(layers, *matrices[name]) for name, part in zip(matrices, parts, strict=True)}
+    weights |= jax.lax.map(layer, jax.random.split(layer_key, layers))
     tables = jax.lax.map(
         lambda key: normal(key, math.prod(table)).reshape(table),
         jax.random.split(table_key, 1 if config.tie_word_embeddings else 2),
