@@ -161,3 +161,26 @@ def test_prompt_tokens_from_the_servers_cache_cost_their_own_price():
         name="x", base_url="http://h/v1", model_name="m", price={"input": 2, "output": 8, "cached_input": 1}
     ).effective_price
     assert price.usd(1000, 100, 400) == pytest.approx((600 * 2 + 400 * 1 + 100 * 8) / 1e6)
+
+
+def test_shipped_local_model_needs_neither_address_nor_key_and_costs_nothing():
+    endpoint = load_endpoint(packaged_config("aflow_llm.yaml"), "local")
+    assert (endpoint.base_url, endpoint.api_key, endpoint.is_loopback) == (None, None, True)
+    assert endpoint.effective_price.usd(1_000_000, 1_000_000) == 0
+
+
+@pytest.mark.parametrize("key", ["base_url: http://localhost:1/v1", "api_key: ${KEY}", "model_name: m"])
+def test_a_local_model_has_nothing_that_a_server_has(tmp_path, key):
+    path = write(tmp_path, "models:\n  mine:\n    api_type: local\n    " + key + "\n")
+    with pytest.raises(UserError, match="mine." + key.partition(":")[0]) as raised:
+        load_endpoint(path, "mine")
+    assert "leave" in one_line(raised)
+
+
+def test_a_server_without_an_address_is_refused(tmp_path):
+    with pytest.raises(UserError, match="base_url is missing"):
+        load_endpoint(write(tmp_path, "models:\n  mine: {model_name: m}\n"), "mine")
+    with pytest.raises(ValidationError):
+        Endpoint(name="mine", model_name="m")
+    with pytest.raises(ValidationError):
+        Endpoint(name="mine", model_name="m", api_type="local", base_url="http://localhost:1/v1")

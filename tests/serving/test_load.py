@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import time
+import dataclasses
 
 import httpx2
+import jax
 import openai
 import pytest
 from served import serving
@@ -144,10 +145,6 @@ def test_draining_finishes_what_was_begun_and_refuses_the_rest(wide_engine, wide
 
 def test_a_fault_of_the_engine_is_told_to_those_who_wait_and_to_health(wide_engine, wide_settings):
     """The fault here: an adapter made for a wider model."""
-    import dataclasses
-
-    import jax
-
     adapter = wide_settings.adapters["policy"]
     foreign = adapter.replace_weights(jax.tree.map(lambda leaf: leaf[:, :-1], adapter.weights))
     settings = dataclasses.replace(wide_settings, adapters={"base": None, "foreign": foreign})
@@ -172,6 +169,4 @@ def test_a_fault_of_the_engine_is_told_to_those_who_wait_and_to_health(wide_engi
                 errors.append(failed.value.code)
                 return errors, httpx2.get(server.base_url.removesuffix("/v1") + "/health").json()
 
-    started = time.monotonic()
     assert asyncio.run(main()) == (["engine_failed"] * 3, {"status": "failed"})
-    assert time.monotonic() - started < 60
