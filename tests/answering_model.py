@@ -21,7 +21,7 @@ def create_answering_model(folder: Path, texts: Iterable[str], reply: str, *, vo
     """
     create_checkpoint(
         folder, texts=[*texts, *[reply] * 200], seed=0, hidden_size=WIDTH, intermediate_size=WIDTH,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=vocab_size,
+        num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, vocab_size=vocab_size,
     )  # fmt: skip
     tokenizer = load_tokenizer(folder)
     opening = tokenizer.encode_chat([{"role": "user", "content": "?"}])[-1]

@@ -24,7 +24,7 @@ def model_folder(tmp_path_factory):
         seed=0,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=420,
