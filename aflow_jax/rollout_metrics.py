@@ -14,7 +14,10 @@ from aflow_jax.workflow import Outcome, operators_of
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], group_size: int) -> dict[str, float]:
-    """Return the metrics of rollouts that stand group by group; void ones count only under void_ratio and outcome/.
+    """Return the metrics of rollouts that stand group by group.
+
+    Void ones count in no reward, accuracy or deviation, nor in the denominators of these; only in void_ratio and
+    outcome/, and in workflow/ and completions/, which judge the policy's text alone.
 
     `accuracy` is the share with correctness 1, `workflow/operators/<name>` the mean number of times that a parsed
     workflow names the operator, `workflow/unique_ratio` the distinct workflows over the parsed ones inside a group.

@@ -35,11 +35,13 @@ from aflow_jax.rewards import FEATURES, GradingUnavailable, workflow_features
 from aflow_jax.rollout import Rollout, RolloutCollector, as_record
 from aflow_jax.rollout_metrics import rollout_metrics
 from aflow_jax.runs import (
+    HISTORY,
     Checkpoints,
     MetricsFile,
     RunConsole,
     RunFolder,
     WandbLog,
+    alarms,
     figures,
     newest,
     peak_memory_gb,
@@ -135,6 +137,7 @@ class Trainer:
         self.num_tokens = 0
         self.evaluations: dict[int, dict[str, float]] = {}
         self.recent_voids: deque[int] = deque(maxlen=config.void_limit.window)
+        self.recent_metrics: deque[dict[str, float]] = deque(maxlen=HISTORY)
 
     async def train(self, start: Path | None) -> int:
         """Run the stages from the start, or from a checkpoint; return the exit code. Whatever stops it, it saves."""
@@ -355,6 +358,10 @@ class Trainer:
             self.wandb.write(step, metrics)
         if step and (step % self.config.log_every == 0 or step in (1, self.config.max_steps)):
             self.console.say(f"step {step}/{self.config.max_steps}: {figures(metrics)}")
+        if step:
+            self.recent_metrics.append(metrics)
+            for line in alarms(list(self.recent_metrics)):
+                self.console.say(line)
 
     def _summarise(self, seconds: float) -> None:
         """Say what improved, where things are, and what to run next."""

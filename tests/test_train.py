@@ -110,13 +110,23 @@ def test_every_step_has_the_documented_metrics(whole: Path) -> None:
         "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "grad_norm", "learning_rate",
         "num_tokens", "step_time", "accuracy", "workflow/parse_rate", "void_ratio", "outcome/SCORED",
         "executor/calls", "executor/tokens", "time/sample", "time/execute", "time/update", "time/wait",
-        "memory/peak_gb",
+        "memory/peak_gb", "sampling/probability_difference/mean", "sampling/probability_difference/max",
+        "update/skipped", "update/microbatch_size", "update/tokens", "update/padding_ratio",
     }  # fmt: skip
     for line in metrics_of(whole)[1:]:
         assert expected <= line.keys()
         assert line["void_ratio"] == 0
         # Dropout is on in training and off in sampling, and still both see the same probabilities.
         assert line["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_alarms_of_the_runs_health_are_said(config: Path, whole: Path, tmp_path: Path) -> None:
+    assert "health:" not in (whole / "training.log").read_text()
+    overrides = ["warm_start=null", "eval_every=0", "max_steps=2", "generation_config.max_new_tokens=2"]
+    assert main(["--config", str(config), f"run_dir={tmp_path}", *overrides]) == 0
+    said = [line for line in (tmp_path / "training.log").read_text().splitlines() if "health:" in line]
+    cut = "health: over the last step 100% of the answers are cut by the length limit (limit 5%): raise"
+    assert sum(cut in line for line in said) == len(said) == 1
 
 
 def test_a_stopped_and_resumed_run_equals_one_that_was_not(whole: Path, stopped: Path) -> None:
