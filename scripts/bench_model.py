@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarking import Worker, alternate, cores, machine, peak_memory, read_shape
+from benchmarking import Worker, alternate, cores, device_peak_memory, machine, peak_memory, read_shape
 
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.qwen2 import (
@@ -93,9 +93,7 @@ class Ours:
         return square_rate(size, lambda: product(matrix, matrix).block_until_ready())
 
     def peak_memory(self) -> float:
-        """Return the peak in GB of the device's memory, or of this process's where the device is the host."""
-        stats = jax.local_devices()[0].memory_stats()
-        return stats["peak_bytes_in_use"] / 1e9 if stats else peak_memory()
+        return device_peak_memory()
 
     def device(self) -> str:
         return jax.local_devices()[0].device_kind

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from aflow_jax.qwen2 import Qwen2Config
 
 _TINY = Qwen2Config(
@@ -140,6 +142,12 @@ def alternate(sides: Mapping[str, Callable[[], float]], repetitions: int) -> dic
 def peak_memory() -> float:
     """Return this process's peak of resident memory so far in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def device_peak_memory() -> float:
+    """Return the peak in GB of JAX's device, or of this process where the device is the host."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / 1e9 if stats else peak_memory()
 
 
 def machine(packages: tuple[str, ...]) -> str:
