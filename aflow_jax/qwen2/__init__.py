@@ -7,8 +7,9 @@ from aflow_jax.qwen2.decode import DecodeWeights, KVCache, decode_step, empty_ca
 from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
-from aflow_jax.qwen2.model import REMAT_POLICIES, Qwen2, init_random
+from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.peft import load_peft, save_peft
+from aflow_jax.qwen2.remat import REMAT_POLICIES
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 

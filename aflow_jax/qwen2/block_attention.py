@@ -13,9 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from aflow_jax.qwen2.precision import matmul_precision
-
-KEPT_NAME = "attention"
-"""Name of what the backward pass needs of the forward one."""
+from aflow_jax.qwen2.remat import ATTENTION
 
 _BLOCK = 128
 # Of long rows the blocks are longer: more of them would be many small steps, which is what GPUs do slowly.
@@ -53,7 +51,7 @@ def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array
     attended, logarithms = jax.lax.map(one_block, (jnp.arange(count), queries))
     out = _from_blocks(attended, query.shape).astype(query.dtype)
     # Named, so that a rematerialisation policy can keep them.
-    out, logarithms = checkpoint_name(out, KEPT_NAME), checkpoint_name(logarithms, KEPT_NAME)
+    out, logarithms = checkpoint_name(out, ATTENTION), checkpoint_name(logarithms, ATTENTION)
     return out, (query, key, value, out, logarithms)
 
 

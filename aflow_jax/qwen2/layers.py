@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, fold_in_each, low_rank_delta
@@ -15,6 +16,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.matmul import matmul
 from aflow_jax.qwen2.precision import activation_dtype
 from aflow_jax.qwen2.quantize import QuantizedWeight
+from aflow_jax.qwen2.remat import PRODUCT
 
 LayerWeights = Mapping[str, Array | QuantizedWeight]
 """Weights of one layer by name (`layer_shapes`), without the leading layer axis."""
@@ -65,7 +67,7 @@ def layer_forward(
     """
 
     def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        outputs = matmul(inputs, weights[name])
+        outputs = checkpoint_name(matmul(inputs, weights[name]), PRODUCT)
         if (bias := weights.get(f"{name}_bias")) is not None:
             outputs = outputs + bias
         if adapter is None:

@@ -16,22 +16,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
-from aflow_jax.qwen2.block_attention import KEPT_NAME
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
-
-REMAT_POLICIES = {
-    "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(KEPT_NAME),
-    ),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-"""What each layer keeps for the backward pass: all; what products gave, so that none is done twice; only its input."""
+from aflow_jax.qwen2.remat import REMAT_POLICIES
 
 
 class Qwen2(nnx.Module):

@@ -121,6 +121,19 @@ def test_rematerialisation_changes_no_gradient(model):
         )
 
 
+def test_no_product_is_done_twice_where_their_results_are_kept(model):
+    adapter = init_adapter(model.config, 2, 4, "q_proj,down_proj", jax.random.key(1))
+
+    def products(policy: str) -> int:
+        def loss(weights: dict) -> jax.Array:
+            return model.hidden(tokens(), LENGTHS, adapter.replace_weights(weights), remat=policy).sum()
+
+        lowered = jax.jit(jax.grad(loss)).lower(adapter.weights).as_text()
+        return lowered.count("stablehlo.dot_general")
+
+    assert products("dots") == products("none") < products("attention") < products("full")
+
+
 def test_sixteen_bit_weights_give_float32_logits_near_the_float32_model(model):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
     logits = FORWARD(half, tokens(), LENGTHS, None)
