@@ -239,6 +239,12 @@ def _constraint(config: Config, tokenizer: Tokenizer, vocabulary_size: int) -> W
     return constraint
 
 
+def _remat(config: Config) -> str:
+    """Return the name of the policy, a key of `REMAT_POLICIES`, that the setting means."""
+    setting = config.gradient_checkpointing
+    return {True: "full", False: "none"}[setting] if isinstance(setting, bool) else setting
+
+
 def learner_settings(config: Config) -> LearnerSettings:
     """Return how GRPO updates the adapter."""
     rollouts = config.rollout_batch_size * config.num_return_sequences_in_group
@@ -262,7 +268,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         mask_truncated=config.mask_truncated,
         ppo_epochs=config.ppo_epochs,
         microbatch_size=-(-rollouts // config.gradient_accumulation_steps),
-        remat="full" if config.gradient_checkpointing else "none",
+        remat=_remat(config),
         seed=config.seed,
     )
 
@@ -277,7 +283,7 @@ def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Lear
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         microbatch_size=-(-stage.batch_size // config.gradient_accumulation_steps),
-        remat="full" if config.gradient_checkpointing else "none",
+        remat=_remat(config),
         seed=config.seed,
     )
     return Learner(policy.model, adapter, settings)

@@ -183,7 +183,10 @@ class Config(Section):
     gradient_accumulation_steps: int = Field(
         4, ge=1, description="microbatches that a batch is split into; the gradient is the same"
     )
-    gradient_checkpointing: bool = Field(True, description="recompute activations in the backward pass")
+    gradient_checkpointing: Literal[True, False, "full", "attention", "dots", "none"] = Field(
+        True,
+        description="what backward passes compute again: all (true), all but attention, no products, nothing (false)",
+    )
 
     learning_rate: float = Field(2.0e-5, gt=0.0, le=1.0, description="peak learning rate")
     warmup_steps: int = Field(100, ge=0, description="optimizer steps of linear warmup before the cosine")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aflow_jax.assembly import ProblemSets, load_policy
+from aflow_jax.assembly import ProblemSets, learner_settings, load_policy
 from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.problems import generate_problems
@@ -57,3 +57,8 @@ def test_an_answer_too_short_for_any_workflow_is_refused_before_the_weights_load
     with pytest.raises(UserError, match="max_new_tokens 3: constrained_sampling needs"):
         load_policy(config, problems, said.append)
     assert not any("layers" in line for line in said)
+
+
+@pytest.mark.parametrize(("setting", "policy"), [(True, "full"), (False, "none"), ("dots", "dots")])
+def test_gradient_checkpointing_is_a_switch_or_the_name_of_a_policy(settings, setting, policy):
+    assert learner_settings(Config(**settings, gradient_checkpointing=setting)).remat == policy

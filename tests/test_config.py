@@ -32,6 +32,7 @@ def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
         ("max_steps: 2.5", "'max_steps' is 2.5: must be a whole number ≥ 0"),
         ("synthetic_data: {train: 0}", "'synthetic_data.train' is 0: must be a whole number ≥ 1"),
         ("exp_name: 3", "'exp_name' is 3: must be text"),
+        ("gradient_checkpointing: half", "'gradient_checkpointing' is 'half': input should be True, False"),
         ("loss_type: ppo", "'loss_type' is 'ppo': input should be 'grpo', 'dapo'"),
         ("dual_clip: 1.1", "'dual_clip' is 1.1: must be > 1.2, the upper clip of the ratio"),
         ("dual_clip: 1.5\nclip_range_high: 0.6", "'dual_clip' is 1.5: must be > 1.6"),
