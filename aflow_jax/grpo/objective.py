@@ -144,7 +144,8 @@ def kl_penalty(
 ) -> Float[Array, "B T"]:
     """Estimate KL(policy ‖ reference) token by token, in nats, from tokens the policy sampled.
 
-    With d = logp − logp_ref (Schulman, "Approximating KL divergence", 2020) the value and, as a loss, its gradient:
+    With d = logp − logp_ref (Schulman, "Approximating KL divergence", 2020) the value and, as a loss, its gradient
+    (arXiv:2506.09477; what a token does to the divergence of later ones is in none of them):
 
     - k1 = d, unbiased. Its gradient is ∇logp, of mean 0 on the policy's own samples: as a loss it adds noise and
       pulls nowhere.

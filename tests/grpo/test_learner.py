@@ -56,27 +56,51 @@ def copy(state):
     return jax.tree.map(np.array, state)
 
 
+@jax.jit
+def whole_objective(model, adapter, batch, old, weights):
+    """Value, metrics and gradient of the objective with KL coefficient 0.1, in one piece."""
+    reference = token_logprobs(model, None, batch["tokens"], batch["lengths"], TEMPERATURE)
+
+    def loss(adapter_weights):
+        current = adapter.replace_weights(adapter_weights)
+        logprobs = token_logprobs(model, current, batch["tokens"], batch["lengths"], TEMPERATURE)
+        return policy_loss(
+            logprobs, old, reference, batch["advantages"], batch["loss_mask"], kl_coef=0.1, importance_weights=weights
+        )
+
+    return jax.value_and_grad(loss, has_aux=True)(adapter.weights)
+
+
+def arrays(batch):
+    return {name: getattr(batch, name) for name in ("tokens", "lengths", "advantages", "loss_mask")}
+
+
 def test_the_step_follows_the_gradient_of_the_whole_batchs_objective(model, adapter, batch):
     learner = Learner(model, adapter, SETTINGS)
     metrics = learner.update(batch, TEMPERATURE)
-
-    @jax.jit
-    def expected(model, adapter):
-        reference = token_logprobs(model, None, batch.tokens, batch.lengths, TEMPERATURE)
-
-        def loss(weights):
-            current = adapter.replace_weights(weights)
-            logprobs = token_logprobs(model, current, batch.tokens, batch.lengths, TEMPERATURE)
-            return policy_loss(logprobs, None, reference, batch.advantages, batch.loss_mask, kl_coef=0.1)
-
-        return jax.value_and_grad(loss, has_aux=True)(adapter.weights)
-
-    (loss, expected_metrics), gradient = expected(model, adapter)
+    weights = np.ones_like(batch.logprobs)
+    (loss, expected_metrics), gradient = whole_objective(model, adapter, arrays(batch), batch.logprobs, weights)
     assert_close(gradient_of(learner), gradient, 1e-5)
     assert metrics["loss"] == pytest.approx(float(loss), abs=1e-6)
     assert metrics["kl"] == pytest.approx(float(expected_metrics["kl"]), abs=1e-6)
     assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
     assert metrics["learning_rate"] == pytest.approx(2e-5 / 101)
+
+
+def test_a_batch_sampled_ahead_takes_the_sampler_as_old_and_truncates_the_ratio(model, adapter, batch):
+    noise = np.random.default_rng(2).normal(0, 0.6, batch.logprobs.shape)
+    sampler = np.where(batch.loss_mask, np.float32(batch.logprobs + noise), np.float32(np.nan))
+    learner = Learner(model, adapter, SETTINGS)
+    metrics = learner.update(dataclasses.replace(batch, logprobs=sampler), TEMPERATURE, off_policy=True)
+    ratio = np.exp(np.where(batch.loss_mask, batch.logprobs - sampler, 0.0))
+    assert ratio.max() > 2
+    weights = np.minimum(1.0, 2.0 / ratio).astype(np.float32)
+    (loss, expected_metrics), gradient = whole_objective(model, adapter, arrays(batch), sampler, weights)
+    assert_close(gradient_of(learner), gradient, 1e-5)
+    assert metrics["loss"] == pytest.approx(float(loss), abs=1e-5)
+    for name in ("ratio/max", "clip_ratio/low_mean", "clip_ratio/high_mean"):
+        assert metrics[name] == pytest.approx(float(expected_metrics[name]), rel=1e-4)
+    assert min(metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]) > 0
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(model, adapter, batch):
