@@ -12,6 +12,8 @@ from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm
 from aflow_jax.qwen2.matmul import output_matmul
+from aflow_jax.qwen2.quantize import QuantizedWeight
+from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles, tile
 
 if TYPE_CHECKING:
     from aflow_jax.qwen2.model import Qwen2
@@ -48,7 +50,7 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeWeights:
-    """The model, and perhaps an adapter, cut into layers.
+    """The model, and perhaps an adapter, cut into layers, with matrices in the order that suits the rows decoded.
 
     A slice of a stacked array inside a loop is copied at each step; these are cut before the loop.
     """
@@ -57,7 +59,7 @@ class DecodeWeights:
     layers: tuple[LayerWeights, ...]
     adapters: tuple[Adapter | None, ...]
     final_norm: Float[Array, "D"]
-    output: Float[Array, "V D"]
+    output: Float[Array, "V D"] | TiledWeight
     config: Qwen2Config = dataclasses.field(metadata={"static": True})
 
     def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -75,22 +77,30 @@ def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) 
     )
 
 
-def cut_layers(model: "Qwen2", adapter: Adapter | None) -> DecodeWeights:
+def cut_layers(model: "Qwen2", adapter: Adapter | None, rows: int) -> DecodeWeights:
     """Cut the stacked weights into layers: `Qwen2.unstacked`."""
     stacked = model.layer_weights()
+    tiled = suits_tiles(model.dtype, rows)
 
     def adapter_at(layer: int) -> Adapter | None:
         if adapter is None:
             return None
         return adapter.replace_weights(jax.tree.map(lambda stack: stack[layer], adapter.weights))
 
+    def arranged(weight: Array | QuantizedWeight) -> Array | QuantizedWeight | TiledWeight:
+        return tile(weight) if tiled and isinstance(weight, jax.Array) and weight.ndim == 2 else weight
+
+    def layer_at(layer: int) -> LayerWeights:
+        cut = {name: jax.tree.map(lambda stack: stack[layer], weight) for name, weight in stacked.items()}
+        return {name: arranged(weight) for name, weight in cut.items()}
+
     layers = range(model.config.num_hidden_layers)
     return DecodeWeights(
         embedding=model.embedding.get_value(),
-        layers=tuple(jax.tree.map(lambda stack, at=at: stack[at], stacked) for at in layers),
+        layers=tuple(layer_at(at) for at in layers),
         adapters=tuple(adapter_at(at) for at in layers),
         final_norm=model.final_norm.get_value(),
-        output=model.output_weight(),
+        output=arranged(model.output_weight()),
         config=model.config,
     )
 

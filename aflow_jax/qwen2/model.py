@@ -121,12 +121,12 @@ class Qwen2(nnx.Module):
         cache: KVCache,
         adapter: Adapter | None = None,
     ) -> tuple[Float[Array, "B D"], KVCache]:
-        """Run one new token of each row; in a loop call `decode_step(model.unstacked(adapter), …)` instead."""
-        return decode_step(self.unstacked(adapter), tokens, positions, cache)
+        """Run one new token of each row; in a loop call `decode_step(model.unstacked(adapter, rows), …)` instead."""
+        return decode_step(self.unstacked(adapter, tokens.shape[0]), tokens, positions, cache)
 
-    def unstacked(self, adapter: Adapter | None = None) -> DecodeWeights:
-        """Return the weights cut into layers, for a decode loop: call it once, outside the loop."""
-        return cut_layers(self, adapter)
+    def unstacked(self, adapter: Adapter | None, rows: int) -> DecodeWeights:
+        """Return the weights cut into layers, for a decode loop of so many rows: call it once, outside the loop."""
+        return cut_layers(self, adapter, rows)
 
     def quantized(self, kind: Quantization) -> "Qwen2":
         """Return the model with its projections quantised; the rest is shared."""

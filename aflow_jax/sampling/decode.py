@@ -121,10 +121,10 @@ def _pad(values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: i
     return jnp.pad(values, [(0, more) for more in wider])
 
 
-@jax.jit
-def cut_layers(model: Qwen2, adapter: Adapter | None) -> DecodeWeights:
-    """The weights cut into layers, once for many chunks."""
-    return model.unstacked(adapter)
+@partial(jax.jit, static_argnames="rows")
+def cut_layers(model: Qwen2, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
+    """The weights cut into layers for a decode loop of so many rows, once for many chunks."""
+    return model.unstacked(adapter, rows)
 
 
 @partial(jax.jit, static_argnames=("chunk_length", "bound"), donate_argnames="state")

@@ -43,6 +43,12 @@ def bucket(length: int) -> int:
     return size
 
 
+def slot_count(wanted: int) -> int:
+    """The smallest of 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24 … that is at least `wanted`: few programs."""
+    power = 1 << (wanted - 1).bit_length()
+    return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
+
+
 @dataclasses.dataclass(kw_only=True)
 class Job:
     """A request on its way; its prefix stays until the last of its completions has a slot.
@@ -195,8 +201,10 @@ class Lane:
     def _make_slots(self) -> None:
         """Have as many slots as there are completions, up to the most, and room for every waiting prompt."""
         wanted = sum(map(bool, self._slots)) + sum(job.unstarted for job in self._waiting)
-        # Powers of two, so that there are few programs.
-        slots = max(len(self._slots), min(self._most_slots, 1 << (wanted - 1).bit_length()))
+        slots = len(self._slots)
+        if wanted > slots:
+            # A lane that grows may grow again: by doubling it meets few shapes, each of which is a program.
+            slots = min(self._most_slots, 1 << (wanted - 1).bit_length() if slots else slot_count(wanted))
         length = max(
             bucket(len(job.request.prompt_tokens) + min(job.params.max_new_tokens, FIRST_ROOM)) for job in self._waiting
         )
@@ -206,7 +214,7 @@ class Lane:
         cache_length = max(cache_length, self._cache_length)
         if self._state is None:
             self._state = empty_slots(self._model, slots, cache_length)
-            self._weights = cut_layers(self._model, self.adapter)
+            self._weights = cut_layers(self._model, self.adapter, rows=slots)
         elif (slots, cache_length) != (len(self._slots), self._cache_length):
             self._state = resize(self._state, slots, cache_length)
         self._slots += [None] * (slots - len(self._slots))

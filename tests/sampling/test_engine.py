@@ -11,6 +11,7 @@ import pytest
 
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import token_logprobs
+from aflow_jax.qwen2 import load_pretrained
 from aflow_jax.sampling import Engine, Request, SamplingParams
 from aflow_jax.sampling import lane as lane_module
 
@@ -55,17 +56,24 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass_at_every_step(model, toke
         assert completion.tokens == tuple(predicted[start : row.shape[1] - 1])
 
 
-def test_greedy_is_what_transformers_generates(folder, model, tokenizer, prompts):
+def test_greedy_is_what_transformers_generates_for_200_prompts(folder, model, tokenizer):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    generator = np.random.default_rng(11)
+    lengths = [70, *generator.integers(1, 64, 199)]
+    prompts = [tuple(generator.integers(0, 250, length).tolist()) for length in lengths]
+    params = SamplingParams(max_new_tokens=12, temperature=0.0, stop_token_ids=())
+    ours = by_place(make_engine(model, tokenizer).generate(make_requests(prompts), params))
+    assert len(ours) == 200
+
     theirs = transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    params = SamplingParams(max_new_tokens=12, temperature=0.0)
-    for completion in make_engine(model, tokenizer).generate(make_requests(prompts), params):
-        prompt = torch.tensor([completion.prompt_tokens])
-        generated = theirs.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12, pad_token_id=0
-        )
-        assert completion.tokens == tuple(generated[0, prompt.shape[1] :].tolist())
+    padded = torch.tensor([[0] * (70 - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (70 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    generated = theirs.generate(
+        padded, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0
+    )
+    for place in range(200):
+        assert ours[place, 0].tokens == tuple(generated[place, 70:].tolist())
 
 
 @pytest.mark.parametrize("filters", [{"top_k": 20, "top_p": 0.9}, {"top_p": 0.8, "min_p": 0.02}], ids=str)
@@ -120,6 +128,18 @@ def test_log_probabilities_are_those_that_the_learner_computes(
         assert completion.logprobs.dtype == np.float32
         expected = teacher_forced(model, adapter, completion, temperature or 1.0)
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
+
+
+def test_probabilities_in_bfloat16_are_those_of_the_learner_to_a_thousandth(folder, tokenizer, adapter, prompts):
+    model = load_pretrained(folder, "bfloat16")
+    params = SamplingParams(max_new_tokens=12, stop_token_ids=())
+    completions = list(make_engine(model, tokenizer).generate(make_requests(prompts[:4], 8), params, adapter))
+    gaps = [
+        np.exp(completion.logprobs) - np.exp(teacher_forced(model, adapter, completion, 1.0))
+        for completion in completions
+    ]
+    assert len(gaps) == 32
+    assert 0 < np.abs(gaps).mean() < 1e-3
 
 
 def test_a_completion_longer_than_the_first_cache_goes_on_in_a_longer_one(model, tokenizer, adapter, prompts):
@@ -190,17 +210,19 @@ def test_nothing_compiles_after_warm_up(model, tokenizer, adapter, prompts):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        for temperature, top_p, min_p, limit, samples, count in [
-            (0.0, 1.0, 0.0, 7, 2, 9),
-            (0.7, 0.9, 0.0, 20, 5, 3),
-            (1.0, 1.0, 0.1, 13, 1, 12),
-            (1.4, 0.5, 0.2, 1, 12, 1),
+        for temperature, top_k, top_p, min_p, limit, samples, count in [
+            (0.0, 0, 1.0, 0.0, 7, 2, 9),
+            (0.7, 0, 0.9, 0.0, 20, 5, 3),
+            (1.0, 50, 1.0, 0.1, 13, 1, 12),
+            (1.4, 3, 0.5, 0.2, 1, 12, 1),
         ]:
             trained = adapter.replace_weights({
                 target: {name: matrix * (temperature + 0.5) for name, matrix in pair.items()}
                 for target, pair in adapter.weights.items()
             })  # fmt: skip
-            params = SamplingParams(max_new_tokens=limit, temperature=temperature, top_p=top_p, min_p=min_p)
+            params = SamplingParams(
+                max_new_tokens=limit, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, stop=("fox",)
+            )
             requests = make_requests(prompts[:count], samples)
             assert len(list(engine.generate(requests, params, trained))) == count * samples
     finally:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aflow_jax.sampling.filters import sample_tokens, top_k_bound
+from aflow_jax.sampling.filters import _top_candidates, sample_tokens, top_k_bound
 
 VOCABULARY = 300  # more than two blocks, and not a whole number of them
 DRAWS = 100_000
@@ -207,6 +207,14 @@ def test_a_row_of_nans_ends_and_shows():
     tokens, logprobs = draw(np.full(200, np.nan, np.float32), np.arange(2), top_p=0.5)
     assert tokens.shape == (2,)
     assert np.isnan(logprobs).all()
+
+
+@pytest.mark.parametrize("width", [300, 5000, 20_001])
+def test_candidates_are_those_of_a_search_through_all_also_among_equals(width):
+    scores = np.random.default_rng(0).integers(0, 40, (3, width)).astype(np.float32)
+    scores[1] = np.random.default_rng(1).normal(size=width)
+    for ours, theirs in zip(_top_candidates(scores, 64), jax.lax.top_k(scores, 64), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_few_bounds_serve_every_top_k():

@@ -4,7 +4,7 @@ import pytest
 
 from aflow_jax.errors import UserError
 from aflow_jax.sampling import Request, SamplingParams
-from aflow_jax.sampling.lane import bucket
+from aflow_jax.sampling.lane import bucket, slot_count
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from aflow_jax.sampling.lane import bucket
         ("top_k", -1),
         ("min_p", 1.0),
         ("stop_token_ids", tuple(range(9))),
+        ("stop", ("",)),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
@@ -38,3 +39,9 @@ def test_buckets_are_few_and_never_too_small():
     sizes = [bucket(length) for length in range(1, 8193)]
     assert all(size >= length for length, size in enumerate(sizes, 1))
     assert sorted(set(sizes)) == [64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
+
+
+def test_slots_are_of_few_counts_with_few_idle():
+    counts = [slot_count(wanted) for wanted in range(1, 65)]
+    assert all(wanted <= count <= 1.34 * wanted for wanted, count in enumerate(counts, 1))
+    assert len(set(counts)) == 18
