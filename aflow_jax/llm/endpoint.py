@@ -70,7 +70,7 @@ class Endpoint(BaseModel):
         None is an unknown price.
         """
         if self.base_url is None:
-            return self.price or Price(input=0.0, output=0.0)
+            return self.price or Price(input=0.0, output=0.0, cached_input=None)
         return self.price or known_price(self.base_url, self.model_name)
 
     @property

@@ -257,7 +257,7 @@ class Driver:
 
     def _hand_on(self, steps: Sequence[Progress]) -> None:
         """Give each stream its own, with the request's place in place of the scheduler's id."""
-        news: defaultdict[Stream, list[Progress | Exception]] = defaultdict(list)
+        news: defaultdict[Stream, list[Progress]] = defaultdict(list)
         for progress in steps:
             stream = self._by_id[progress.request]
             place, completion = stream.ids[progress.request], progress.completion
