@@ -47,6 +47,7 @@ SHAPES = {
         head_dim=64,
         vocab_size=151936,
         rope_theta=1e6,
+        tie_word_embeddings=True,
     ),
     "7B": Qwen2Config(
         hidden_size=3584,
