@@ -179,7 +179,13 @@ class Policy:
         config = self.config
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         return init_adapter(
-            self.model.config, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
+            self.model.config,
+            config.lora_rank,
+            config.lora_alpha,
+            config.lora_target_modules,
+            key,
+            dropout=config.lora_dropout,
+            rslora=config.lora_rslora,
         )
 
     def engine(self) -> Engine:
