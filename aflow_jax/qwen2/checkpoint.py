@@ -85,7 +85,7 @@ def open_checkpoint(folder: str | Path) -> Iterator[OpenCheckpoint]:
     config = Qwen2Config.from_folder(folder)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafetensorsFile(path)) for path in _weight_files(folder)]
-        owners = {name: file for file in files for name in file.entries}
+        owners = _owners(files)
         _check_tensors(folder, config, {name: file.entries[name] for name, file in owners.items()})
         yield OpenCheckpoint(config, owners, stack.enter_context(ThreadPoolExecutor(_READERS)))
 
@@ -163,6 +163,17 @@ def _weight_files(folder: Path) -> list[Path]:
         if not path.is_file():
             raise UserError(f"{path} is missing, though {INDEX_NAME} names it: download it again")
     return paths
+
+
+def _owners(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    """Return the file of every tensor; raise UserError where two files hold one."""
+    owners: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for name in file.entries:
+            if name in owners:
+                raise UserError(f"{file.path}: tensor {name} is in {owners[name].path.name} too: download both again")
+            owners[name] = file
+    return owners
 
 
 def _check_tensors(folder: Path, config: Qwen2Config, found: dict[str, TensorEntry]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -43,20 +44,53 @@ class Mirror(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def reply(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if first else 200)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) - first))
+        self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.send(body, first)
+
+    def send(self, body: bytes, first: int) -> None:
+        self.wfile.write(body[first:])
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
 
 
-def resolve(names: list[str], **environment: str) -> list[str]:
+class StallingMirror(Mirror):
+    """Stops in the middle of the weights the first time that they are asked for."""
+
+    weights = bytes(range(256)) * (24 * 1024 * 4)  # 24 MiB: huggingface_hub writes in steps of 10 MiB
+    stalled, starts = threading.Event(), []
+
+    def do_GET(self) -> None:
+        if self.path.split("?")[0].endswith("/model.safetensors"):
+            self.reply(self.weights, "application/octet-stream")
+        else:
+            super().do_GET()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def send(self, body: bytes, first: int) -> None:
+        if body is not self.weights:
+            super().send(body, first)
+            return
+        self.starts.append(first)
+        if len(self.starts) > 1:
+            super().send(body, first)
+            return
+        self.wfile.write(body[: 12 << 20])
+        self.stalled.set()
+        self.rfile.read(1)  # until the client is gone
+
+
+def start_resolving(names: list[str], **environment: str) -> subprocess.Popen:
     """Resolve in a process of its own: huggingface_hub reads its environment once, at import."""
     program = (
         "import sys\n"
@@ -68,15 +102,21 @@ def resolve(names: list[str], **environment: str) -> list[str]:
     )
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", program, *names],
         env={**inherited, "PYTHONPATH": root, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=True,
     )
-    return done.stdout.splitlines()
+
+
+def resolve(names: list[str], **environment: str) -> list[str]:
+    """Return a line for each name: its folder, or the error."""
+    process = start_resolving(names, **environment)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return output.splitlines()
 
 
 def test_a_mirror_serves_the_model_and_only_the_files_that_are_needed(tmp_path):
@@ -94,6 +134,33 @@ def test_a_mirror_serves_the_model_and_only_the_files_that_are_needed(tmp_path):
         name: FILES[name] for name in ("config.json", "model.safetensors")
     }
     assert "base_model Qwen/Nothing: does not exist, or is private on http://127.0.0.1" in missing
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped_and_shows_how_far_it_is(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), StallingMirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        interrupted = start_resolving(["Qwen/Tiny"], **environment)
+        assert StallingMirror.stalled.wait(timeout=60)
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size >= 10 << 20 for path in tmp_path.rglob("*.incomplete")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        interrupted.kill()
+        interrupted.communicate()
+        again = start_resolving(["Qwen/Tiny"], **environment)
+        output, shown = again.communicate(timeout=60)
+        server.shutdown()
+    found = Path(output.strip())
+    assert (found / "model.safetensors").read_bytes() == StallingMirror.weights
+    assert StallingMirror.starts[0] == 0
+    assert 10 << 20 <= StallingMirror.starts[1] < len(StallingMirror.weights)
+    assert "100%" in shown
+    assert resolve(["Qwen/Tiny"], HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)) == [str(found)]
 
 
 def test_offline_says_what_to_put_where(tmp_path):
