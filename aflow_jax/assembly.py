@@ -281,8 +281,13 @@ def learner_settings(config: Config) -> LearnerSettings:
 
 def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Learner:
     """Return the learner of the supervised stage before GRPO."""
+    return Learner(policy.model, adapter, warm_start_settings(config))
+
+
+def warm_start_settings(config: Config) -> LearnerSettings:
+    """Return how the supervised stage before GRPO updates the adapter."""
     stage = config.warm_start
-    settings = LearnerSettings(
+    return LearnerSettings(
         learning_rate=stage.learning_rate,
         max_steps=stage.steps,
         warmup_steps=min(10, stage.steps // 10),
@@ -292,7 +297,6 @@ def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Lear
         remat=_remat(config),
         seed=config.seed,
     )
-    return Learner(policy.model, adapter, settings)
 
 
 def policy_prompt(config: Config, problem: Problem) -> list[dict[str, str]]:
