@@ -179,13 +179,7 @@ class Policy:
         config = self.config
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         return init_adapter(
-            self.model.config,
-            config.lora_rank,
-            config.lora_alpha,
-            config.lora_target_modules,
-            key,
-            dropout=config.lora_dropout,
-            rslora=config.lora_rslora,
+            self.model.config, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
         )
 
     def engine(self) -> Engine:
@@ -281,13 +275,8 @@ def learner_settings(config: Config) -> LearnerSettings:
 
 def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Learner:
     """Return the learner of the supervised stage before GRPO."""
-    return Learner(policy.model, adapter, warm_start_settings(config))
-
-
-def warm_start_settings(config: Config) -> LearnerSettings:
-    """Return how the supervised stage before GRPO updates the adapter."""
     stage = config.warm_start
-    return LearnerSettings(
+    settings = LearnerSettings(
         learning_rate=stage.learning_rate,
         max_steps=stage.steps,
         warmup_steps=min(10, stage.steps // 10),
@@ -297,6 +286,7 @@ def warm_start_settings(config: Config) -> LearnerSettings:
         remat=_remat(config),
         seed=config.seed,
     )
+    return Learner(policy.model, adapter, settings)
 
 
 def policy_prompt(config: Config, problem: Problem) -> list[dict[str, str]]:

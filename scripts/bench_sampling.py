@@ -51,6 +51,7 @@ class Ours:
 
         model = load_pretrained(folder, dtype) if folder else init_random(config, jax.random.key(0), dtype)
         self._model = model
+        self._cache_tokens = (0, 0)
         self._engine = Engine(model, PlainTokenizer(), slots=slots, prompt_max_length=config.max_position_embeddings)
 
     def seconds(self, prompts: Prompts, samples: int, new_tokens: int) -> float:
@@ -62,11 +63,22 @@ class Ours:
             for at, prompt in enumerate(prompts)
         ]
         params = SamplingParams(max_new_tokens=new_tokens, stop_token_ids=())
-        start = time.perf_counter()
-        count = sum(len(completion.tokens) for completion in self._engine.generate(requests, params))
+        start, count = time.perf_counter(), 0
+        scheduler = self._engine.scheduler()
+        for request in requests:
+            scheduler.submit(request, params)
+        while not scheduler.idle:
+            count += sum(len(progress.tokens) for progress in scheduler.step())
+            if not scheduler.idle:
+                self._cache_tokens = max(self._cache_tokens, scheduler.cache_tokens, key=lambda tokens: tokens[1])
         seconds = time.perf_counter() - start
         _require_all(count, len(prompts) * samples * new_tokens)
         return seconds
+
+    def cache_ratio(self) -> float:
+        """Return the cache allocated over the cache needed since the last call, when most was needed."""
+        (allocated, needed), self._cache_tokens = self._cache_tokens, (0, 0)
+        return allocated / needed
 
     def bytes_per_step(self, length: int, rows: int) -> float:
         """Return the bytes of weights and cache that a decode step of so many rows must read."""
@@ -221,6 +233,7 @@ def _report(options: argparse.Namespace, config: Any, ours: Worker, sides: dict[
 
     even = prompts_of([options.length] * options.prompts)
     whole = _compare("even", even, options.samples, options, sides)
+    print(f"KV memory allocated over needed: {ours.call('cache_ratio'):.2f}")
     first = min(ours.call("seconds", even, options.samples, 1) for _ in range(options.repetitions + 1))
     step = (whole - first) / (options.new_tokens - 1)
     rows = options.prompts * options.samples
@@ -233,7 +246,9 @@ def _report(options: argparse.Namespace, config: Any, ours: Worker, sides: dict[
     rate, spent = ours.call("matrix_rate", options.dtype), _prefill_flops(config, options.prompts, options.length)
     print(f"prefill {first:.3f} s, {spent / first / rate:.0%} of the matrix rate {rate / 1e9:.0f} GFLOP/s")
     if options.ragged:
+        ours.call("cache_ratio")
         _compare("ragged", prompts_of(np.linspace(16, 512, options.ragged)), 1, options, sides)
+        print(f"KV memory allocated over needed: {ours.call('cache_ratio'):.2f}")
 
 
 def _compare(name: str, prompts: Prompts, samples: int, options: argparse.Namespace, sides: dict[str, Any]) -> float:

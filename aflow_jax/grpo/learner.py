@@ -93,7 +93,7 @@ class Learner:
             if not parts:
                 return self._skipped()
             gradient, epoch_sums, epoch_gaps = accumulated
-            self.state, step = apply_gradient(self.state, gradient, self.settings)
+            self.state, step = _apply(self.state, gradient, self.settings)
             sums.extend(epoch_sums)
             gaps.extend(epoch_gaps)
             steps.append(step)
@@ -118,7 +118,7 @@ class Learner:
         if not parts:
             return self._skipped()
         gradient, sums = accumulated
-        self.state, step = apply_gradient(self.state, gradient, self.settings)
+        self.state, step = _apply(self.state, gradient, self.settings)
         return _metrics(parts, sums, [step])
 
     def _within_memory(
@@ -128,7 +128,7 @@ class Learner:
         while True:
             parts = split_into_microbatches(batch, self.microbatch_size, mask_truncated=self.settings.mask_truncated)
             try:
-                # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
+                # Waits: no failure may come to light after `_apply` was given the state's buffers.
                 return parts, jax.block_until_ready(accumulate(parts)) if parts else None
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
@@ -153,6 +153,7 @@ class Learner:
     def _policy_gradient(
         self, parts: list[Microbatch], *, temperature: float, against_sampler: bool, measure_gap: bool
     ) -> tuple[Gradient, list[LossSums], list[SamplerGap]]:
+        self.model.stack()
         settings, key = self.settings.gradient_settings(), self._dropout_key()
         gradient, sums, gaps = empty_gradient(self.state.adapter_weights), [], []
         for part in parts:
@@ -175,6 +176,7 @@ class Learner:
         return gradient, sums, gaps
 
     def _supervised_gradient(self, parts: list[Microbatch]) -> tuple[Gradient, list[LossSums]]:
+        self.model.stack()
         settings, key = self.settings.gradient_settings(), self._dropout_key()
         gradient, sums = empty_gradient(self.state.adapter_weights), []
         for part in parts:
@@ -199,7 +201,7 @@ def _fold(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="state")
-def apply_gradient(
+def _apply(
     state: LearnerState, gradient: Gradient, settings: LearnerSettings
 ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
     """One optimizer step; nothing of the state changes where the gradient is not finite."""

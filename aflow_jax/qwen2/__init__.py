@@ -3,13 +3,14 @@
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_count
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, decode_step, empty_cache
+from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step, empty_cache
 from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
+from aflow_jax.qwen2.tiles import suits_tiles
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 
@@ -25,6 +26,7 @@ __all__ = [
     "Tokenizer",
     "choose_dtype",
     "create_checkpoint",
+    "cut_adapter",
     "decode_step",
     "empty_cache",
     "export_merged",
@@ -37,5 +39,6 @@ __all__ = [
     "resolve_model",
     "save_peft",
     "save_pretrained",
+    "suits_tiles",
     "traced_for",
 ]

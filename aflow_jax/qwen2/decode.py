@@ -1,6 +1,8 @@
 """One new token for each row: a key/value cache, and weights cut into layers once, outside the decode loop."""
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +13,7 @@ from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm
+from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import QuantizedWeight
 from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles, tile
@@ -37,13 +40,22 @@ class KVCache:
 
     @classmethod
     def from_sequence(
-        cls, keys: Float[Array, "L B T K h"], values: Float[Array, "L B T K h"], cache_length: int
+        cls,
+        keys: Sequence[Float[Array, "B T K h"]],
+        values: Sequence[Float[Array, "B T K h"]],
+        cache_length: int,
+        dtype: jnp.dtype,
     ) -> "KVCache":
-        """Return the cache of positions 0..T-1, with room up to `cache_length`."""
-        room = cache_length - keys.shape[2]
+        """Return the cache of positions 0..T-1 of each layer, with room up to `cache_length`."""
+        room = cache_length - keys[0].shape[1]
+
+        def laid(at: Array, order: tuple[int, ...], axis: int) -> Array:
+            padding = [(0, room if place == axis else 0) for place in range(4)]
+            return jnp.pad(at.astype(dtype).transpose(order), padding)
+
         return cls(
-            keys=tuple(jnp.pad(at.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, room))) for at in keys),
-            values=tuple(jnp.pad(at.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, room), (0, 0))) for at in values),
+            keys=tuple(laid(at, (0, 2, 3, 1), 3) for at in keys),
+            values=tuple(laid(at, (0, 2, 1, 3), 2) for at in values),
         )
 
 
@@ -78,31 +90,26 @@ def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) 
 
 
 def cut_layers(model: "Qwen2", adapter: Adapter | None, rows: int) -> DecodeWeights:
-    """Cut the stacked weights into layers: `Qwen2.unstacked`."""
-    stacked = model.layer_weights()
+    """Cut the weights into layers: `Qwen2.unstacked`."""
     tiled = suits_tiles(model.dtype, rows)
-
-    def adapter_at(layer: int) -> Adapter | None:
-        if adapter is None:
-            return None
-        return adapter.replace_weights(jax.tree.map(lambda stack: stack[layer], adapter.weights))
 
     def arranged(weight: Array | QuantizedWeight) -> Array | QuantizedWeight | TiledWeight:
         return tile(weight) if tiled and isinstance(weight, jax.Array) and weight.ndim == 2 else weight
 
-    def layer_at(layer: int) -> LayerWeights:
-        cut = {name: jax.tree.map(lambda stack: stack[layer], weight) for name, weight in stacked.items()}
-        return {name: arranged(weight) for name, weight in cut.items()}
-
-    layers = range(model.config.num_hidden_layers)
     return DecodeWeights(
         embedding=model.embedding.get_value(),
-        layers=tuple(layer_at(at) for at in layers),
-        adapters=tuple(adapter_at(at) for at in layers),
+        layers=tuple({name: arranged(at) for name, at in layer.items()} for layer in model.cut_weights()),
+        adapters=cut_adapter(adapter, model.config.num_hidden_layers),
         final_norm=model.final_norm.get_value(),
         output=arranged(model.output_weight()),
         config=model.config,
     )
+
+
+@partial(jax.jit, static_argnums=1)
+def cut_adapter(adapter: Adapter | None, layers: int) -> tuple[Adapter | None, ...]:
+    """Return each layer's slice of an adapter."""
+    return tuple(layer_of(adapter, layer) for layer in range(layers))
 
 
 def decode_step(

@@ -6,7 +6,7 @@ constants of the program.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
+from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
 from aflow_jax.qwen2.remat import REMAT_POLICIES
@@ -30,7 +31,8 @@ class Qwen2(nnx.Module):
     Attributes:
       config: Shape of the model.
       embedding: [V, D].
-      layers: Weights by name (`layer_shapes`), stacked: [L, ...]; projections may be quantised.
+      layers: Weights by name (`layer_shapes`), stacked: [L, ...], or cut into a tuple of L arrays (`cut`, `stack`);
+        projections may be quantised.
       final_norm: [D].
       lm_head: [V, D], or None where the embedding is tied.
     """
@@ -85,7 +87,7 @@ class Qwen2(nnx.Module):
           dropout_keys: Each row's key of the adapter's dropout, [B]; None drops nothing.
           remat: What layers keep for the backward pass, a key of REMAT_POLICIES.
         """
-        residual, _ = self._scan(tokens, lengths, adapter, dropout_keys, remat, keep_cache=False)
+        residual, _ = self._run(tokens, lengths, adapter, dropout_keys, remat, keep_cache=False)
         return rms_norm(residual, self.final_norm.get_value(), self.config.rms_norm_eps)
 
     def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -108,10 +110,10 @@ class Qwen2(nnx.Module):
         width = tokens.shape[1]
         if width > cache_length:
             raise ValueError(f"cache_length {cache_length} is below the prompts' width {width}")
-        residual, (keys, values) = self._scan(tokens, lengths, adapter, None, "none", keep_cache=True)
+        residual, (keys, values) = self._run(tokens, lengths, adapter, None, "none", keep_cache=True)
         last = jnp.take_along_axis(residual, (lengths - 1)[:, None, None], axis=1)[:, 0]
         hidden = rms_norm(last, self.final_norm.get_value(), self.config.rms_norm_eps)
-        cache = KVCache.from_sequence(keys.astype(self.dtype), values.astype(self.dtype), cache_length)
+        cache = KVCache.from_sequence(keys, values, cache_length, self.dtype)
         return hidden.astype(self.dtype), cache
 
     def decode_step(
@@ -138,15 +140,41 @@ class Qwen2(nnx.Module):
             lm_head=None if self.lm_head is None else self.lm_head.get_value(),
         )
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the layers' weights are held cut rather than stacked."""
+        return isinstance(next(iter(self.layers.values())).get_value(), tuple)
+
+    def cut(self) -> None:
+        """Hold the layers' weights cut, for prefill and decoding: every function takes them either way."""
+        if not self.is_cut:
+            for weight in self.layers.values():
+                weight.set_value(cut_weight(weight.get_value()))
+
+    def stack(self) -> None:
+        """Hold the layers' weights stacked, for training: a scan compiles one layer only."""
+        if self.is_cut:
+            for weight in self.layers.values():
+                weight.set_value(stack_weight(weight.get_value()))
+
     def layer_weights(self) -> dict[str, Array | QuantizedWeight]:
-        """Return the stacked weights of the layers by name, without their wrappers."""
-        return {name: weight.get_value() for name, weight in self.layers.items()}
+        """Return the stacked weights of the layers by name, without their wrappers; copies where they are held cut."""
+        weights = {name: weight.get_value() for name, weight in self.layers.items()}
+        return {name: stack_weight(weight) for name, weight in weights.items()} if self.is_cut else weights
+
+    def cut_weights(self) -> tuple[dict[str, Array | QuantizedWeight], ...]:
+        """Return each layer's weights by name; copies where they are held stacked."""
+        weights = {name: weight.get_value() for name, weight in self.layers.items()}
+        layers = range(self.config.num_hidden_layers)
+        if self.is_cut:
+            return tuple({name: pieces[layer] for name, pieces in weights.items()} for layer in layers)
+        return tuple(layer_of(weights, layer) for layer in layers)
 
     def output_weight(self) -> Float[Array, "V D"]:
         """Return the matrix that makes logits: the embedding itself where it is tied."""
         return (self.embedding if self.lm_head is None else self.lm_head).get_value()
 
-    def _scan(
+    def _run(
         self,
         tokens: Int[Array, "B T"],
         lengths: Int[Array, "B"] | None,
@@ -155,8 +183,8 @@ class Qwen2(nnx.Module):
         remat: str,
         *,
         keep_cache: bool,
-    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
-        """Run all layers; return the residual stream and, if wanted, keys and values [L, B, T, K, h]."""
+    ) -> tuple[Float[Array, "B T D"], tuple[Sequence[Array], Sequence[Array]] | None]:
+        """Run all layers; return the residual stream and, if wanted, keys and values [B, T, K, h] of each layer."""
         config = self.config
         angles = rotary_angles(jnp.arange(tokens.shape[1])[None, :], config.head_dim, config.rope_theta)
 
@@ -173,7 +201,13 @@ class Qwen2(nnx.Module):
         if REMAT_POLICIES[remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=False)
         residual = self.embedding.get_value()[tokens].astype(jnp.float32)
-        return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
+        if not self.is_cut:
+            return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
+        kept = []
+        for index, weights in enumerate(self.cut_weights()):
+            residual, of_layer = layer(residual, (weights, layer_of(adapter, index), index))
+            kept.append(of_layer)
+        return residual, tuple(zip(*kept, strict=True)) if keep_cache else None
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype", "quantization"))

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
-from aflow_jax.qwen2 import Adapter, DecodeWeights, KVCache, Qwen2, decode_step, empty_cache
+from aflow_jax.qwen2 import (
+    Adapter,
+    DecodeWeights,
+    KVCache,
+    Qwen2,
+    cut_adapter,
+    decode_step,
+    empty_cache,
+    suits_tiles,
+)
 from aflow_jax.sampling.filters import sample_tokens
 
 
@@ -121,9 +130,31 @@ def _pad(values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: i
     return jnp.pad(values, [(0, more) for more in wider])
 
 
+class BaseWeights:
+    """The frozen base as decoding reads it, one for all adapters and calls.
+
+    Where a rearranged copy is faster it is made once, and kept. Elsewhere the weights are the model's own, which it
+    then holds cut.
+    """
+
+    def __init__(self, model: Qwen2) -> None:
+        self._model = model
+        self._rearranged: DecodeWeights | None = None
+
+    def with_adapter(self, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
+        """The weights for a decode loop of so many rows, once for many chunks."""
+        if not suits_tiles(self._model.dtype, rows):
+            self._model.cut()
+            return self._model.unstacked(adapter, rows)
+        if self._rearranged is None:
+            self._rearranged = cut_layers(self._model, None, rows=rows)
+        adapters = cut_adapter(adapter, self._model.config.num_hidden_layers)
+        return dataclasses.replace(self._rearranged, adapters=adapters)
+
+
 @partial(jax.jit, static_argnames="rows")
 def cut_layers(model: Qwen2, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
-    """The weights cut into layers for a decode loop of so many rows, once for many chunks."""
+    """A copy of the weights, cut and in the order that suits so many rows."""
     return model.unstacked(adapter, rows)
 
 

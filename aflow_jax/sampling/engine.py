@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
+from aflow_jax.sampling.decode import BaseWeights
 from aflow_jax.sampling.scheduler import Scheduler
 from aflow_jax.sampling.types import Completion, Request, SamplingParams
 
@@ -42,12 +43,14 @@ class Engine:
         self.long_prompts = long_prompts
         self.chunk_length = chunk_length
         self.truncated_prompts = 0
+        self._base = BaseWeights(model)
 
     def scheduler(self) -> Scheduler:
         """Return a new scheduler on this engine's model, for requests that come at any time."""
         return Scheduler(
             self.model,
             self.tokenizer,
+            self._base,
             slots=self.slots,
             prompt_max_length=self.prompt_max_length,
             long_prompts=self.long_prompts,

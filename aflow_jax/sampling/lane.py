@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import Chunk, DrawSettings, cut_layers, decode, decode_allowed, empty_slots, resize
+from aflow_jax.sampling.decode import BaseWeights, Chunk, DrawSettings, decode, decode_allowed, empty_slots, resize
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
+from aflow_jax.sampling.sizes import bucket, slot_count
 from aflow_jax.sampling.text import TextStream
 from aflow_jax.sampling.types import (
     MAX_SEEDS,
@@ -27,26 +28,8 @@ from aflow_jax.sampling.types import (
     TokenMatcher,
 )
 
-SMALLEST_BUCKET = 64
 # Room for new tokens in a fresh cache: most completions end within it, and the others lengthen the cache.
 FIRST_ROOM = 256
-
-
-def bucket(length: int) -> int:
-    """The smallest of 64, 128, 192, 256, 384, 512, 768, 1024, 1536 … that is at least `length`."""
-    size = SMALLEST_BUCKET
-    while size < length:
-        if size & (size - 1) == 0 and size > SMALLEST_BUCKET:
-            size += size // 2
-        else:
-            size = 1 << size.bit_length()
-    return size
-
-
-def slot_count(wanted: int) -> int:
-    """The smallest of 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24 … that is at least `wanted`: few programs."""
-    power = 1 << (wanted - 1).bit_length()
-    return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,6 +75,7 @@ class Lane:
         self,
         model: Qwen2,
         tokenizer: Tokenizer,
+        base: BaseWeights,
         adapter: Adapter | None,
         *,
         slots: int,
@@ -102,6 +86,7 @@ class Lane:
         self.adapter = adapter
         self._model = model
         self._tokenizer = tokenizer
+        self._base = base
         self._most_slots = slots
         self._chunk_length = chunk_length
         self._constrained = constrained
@@ -115,6 +100,13 @@ class Lane:
     @property
     def idle(self) -> bool:
         return not self._waiting and not any(self._slots)
+
+    @property
+    def cache_tokens(self) -> tuple[int, int]:
+        """Tokens that the cache has room for, and those that the running completions need, a prompt once for all."""
+        running = [running for running in self._slots if running]
+        prompts = {at.job.id: len(at.job.request.prompt_tokens) for at in running}
+        return len(self._slots) * self._cache_length, sum(prompts.values()) + sum(len(at.tokens) for at in running)
 
     def add(self, job: Job) -> None:
         """Queue a request."""
@@ -214,7 +206,7 @@ class Lane:
         cache_length = max(cache_length, self._cache_length)
         if self._state is None:
             self._state = empty_slots(self._model, slots, cache_length)
-            self._weights = cut_layers(self._model, self.adapter, rows=slots)
+            self._weights = self._base.with_adapter(self.adapter, rows=slots)
         elif (slots, cache_length) != (len(self._slots), self._cache_length):
             self._state = resize(self._state, slots, cache_length)
         self._slots += [None] * (slots - len(self._slots))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
+from aflow_jax.sampling.decode import BaseWeights
 from aflow_jax.sampling.lane import Job, Lane
 from aflow_jax.sampling.types import Progress, Request, SamplingParams
 
@@ -30,6 +31,7 @@ class Scheduler:
         self,
         model: Qwen2,
         tokenizer: Tokenizer,
+        base: BaseWeights,
         *,
         slots: int,
         prompt_max_length: int,
@@ -40,6 +42,7 @@ class Scheduler:
         self.truncated_prompts = 0
         self._model = model
         self._tokenizer = tokenizer
+        self._base = base
         self._slots = slots
         self._prompt_max_length = prompt_max_length
         self._long_prompts = long_prompts
@@ -53,6 +56,12 @@ class Scheduler:
     def idle(self) -> bool:
         """Whether there is nothing left to do."""
         return not self._lanes
+
+    @property
+    def cache_tokens(self) -> tuple[int, int]:
+        """Tokens that the caches have room for, and those that running completions need, prompts counted once."""
+        counts = [lane.cache_tokens for lane in self._lanes.values()]
+        return sum(allocated for allocated, _ in counts), sum(needed for _, needed in counts)
 
     def submit(
         self,
@@ -114,6 +123,7 @@ class Scheduler:
             self._lanes[key] = Lane(
                 self._model,
                 self._tokenizer,
+                self._base,
                 adapter,
                 slots=self._slots,
                 chunk_length=self._chunk_length,

@@ -140,6 +140,7 @@ def test_probabilities_in_bfloat16_are_those_of_the_learner_to_a_thousandth(fold
     ]
     assert len(gaps) == 32
     assert 0 < np.abs(gaps).mean() < 1e-3
+    assert model.is_cut, "decoding in bfloat16 takes the model's own weights, not a copy of them"
 
 
 def test_a_completion_longer_than_the_first_cache_goes_on_in_a_longer_one(model, tokenizer, adapter, prompts):

@@ -142,6 +142,20 @@ def test_lanes_take_turns_and_a_lane_serves_first_come_first_served(model, token
     assert order.index(late) <= 4, "the adapter's request waited for more than one round of the base's"
 
 
+def test_it_counts_the_cache_that_is_there_and_that_is_needed(model, tokenizer, prompts):
+    scheduler = make_scheduler(model, tokenizer)
+    assert scheduler.cache_tokens == (0, 0)
+    for place in range(2):
+        scheduler.submit(make_request(prompts[place], place, samples=2), PARAMS)
+    scheduler.step()
+    scheduler.step()
+    allocated, needed = scheduler.cache_tokens
+    assert needed == len(prompts[0]) + len(prompts[1]) + 4 * 5
+    assert allocated == 4 * 128
+    drain(scheduler)
+    assert scheduler.cache_tokens == (0, 0)
+
+
 def test_a_request_is_refused_when_it_comes(model, tokenizer):
     scheduler = make_scheduler(model, tokenizer)
     scheduler.submit(make_request((1, 2), 0), PARAMS)

@@ -1,0 +1,20 @@
+"""Lengths and counts of slots rounded up to a few, since each is a shape, and each shape a program."""
+
+SMALLEST_BUCKET = 64
+
+
+def bucket(length: int) -> int:
+    """The smallest of 64, 128, 192, 256, 384, 512, 768, 1024, 1536 … that is at least `length`."""
+    size = SMALLEST_BUCKET
+    while size < length:
+        if size & (size - 1) == 0 and size > SMALLEST_BUCKET:
+            size += size // 2
+        else:
+            size = 1 << size.bit_length()
+    return size
+
+
+def slot_count(wanted: int) -> int:
+    """The smallest of 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24 … that is at least `wanted`: few programs."""
+    power = 1 << (wanted - 1).bit_length()
+    return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
