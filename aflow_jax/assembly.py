@@ -179,7 +179,13 @@ class Policy:
         config = self.config
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         return init_adapter(
-            self.model.config, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
+            self.model.config,
+            config.lora_rank,
+            config.lora_alpha,
+            config.lora_target_modules,
+            key,
+            dropout=config.lora_dropout,
+            rslora=config.lora_rslora,
         )
 
     def engine(self) -> Engine:
@@ -275,8 +281,13 @@ def learner_settings(config: Config) -> LearnerSettings:
 
 def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Learner:
     """Return the learner of the supervised stage before GRPO."""
+    return Learner(policy.model, adapter, warm_start_settings(config))
+
+
+def warm_start_settings(config: Config) -> LearnerSettings:
+    """Return how the supervised stage before GRPO updates the adapter."""
     stage = config.warm_start
-    settings = LearnerSettings(
+    return LearnerSettings(
         learning_rate=stage.learning_rate,
         max_steps=stage.steps,
         warmup_steps=min(10, stage.steps // 10),
@@ -286,7 +297,6 @@ def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Lear
         remat=_remat(config),
         seed=config.seed,
     )
-    return Learner(policy.model, adapter, settings)
 
 
 def policy_prompt(config: Config, problem: Problem) -> list[dict[str, str]]:

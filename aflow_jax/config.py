@@ -223,6 +223,7 @@ class Config(Section):
 
     lora_rank: int = Field(64, ge=1, le=4096, description="rank of the adapter")
     lora_alpha: float = Field(64, gt=0.0, description="the adapter's output is scaled by alpha / rank")
+    lora_rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead: rank-stabilised LoRA")
     lora_dropout: float = Field(
         0.05, ge=0.0, lt=1.0, description="dropout of the adapter's input in training; never in sampling"
     )

@@ -30,6 +30,7 @@ from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Batch, Learner, workflow_aware_advantages
 from aflow_jax.llm import BudgetExhausted
+from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
 from aflow_jax.problems import BatchSchedule
 from aflow_jax.rewards import FEATURES, GradingUnavailable, workflow_features
 from aflow_jax.rollout import Rollout, RolloutCollector, as_record
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     try:
         config = load_config(options.config, options.overrides)
+        claim_gpu_memory()
         return asyncio.run(run(config, resume=options.resume))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,6 +91,8 @@ async def run(config: Config, *, resume: str | None) -> int:
         start = _starting_point(folder, resume, console)
         folder.write_config(config.to_yaml())
         problems = load_problem_sets(config, console.say)
+        plan = check_memory(config, found_shape(config), this_device(), evaluated=len(problems.test))
+        console.say(plan.summary())
         async with open_parts(config, problems, console.say) as parts:
             trainer = Trainer(config, folder, console, problems, parts)
             return await trainer.train(start)

@@ -71,7 +71,13 @@ def _restore(path: Path, config: Config, shape: Qwen2Config) -> Adapter:
 
     def new(key: jax.Array) -> Adapter:
         return init_adapter(
-            shape, config.lora_rank, config.lora_alpha, config.lora_target_modules, key, config.lora_dropout
+            shape,
+            config.lora_rank,
+            config.lora_alpha,
+            config.lora_target_modules,
+            key,
+            dropout=config.lora_dropout,
+            rslora=config.lora_rslora,
         )
 
     adapter = jax.eval_shape(new, jax.random.key(0))

@@ -31,7 +31,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarking import Worker, alternate, cores, device_peak_memory, machine, peak_memory, read_shape
+from benchmarking import (
+    Worker,
+    alternate,
+    cores,
+    device_peak_memory,
+    machine,
+    numpy_rate,
+    peak_memory,
+    read_shape,
+    square_rate,
+)
 
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.qwen2 import (
@@ -180,8 +190,7 @@ def main() -> None:
             worker.close()
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        writer = Worker(Writer, options.shape, folder)
-        writer.close()
+        Worker(Writer, options.shape, folder).close()
         workers = {
             "ours": Worker(Ours, options.shape, folder, options.dtype, None, options.remat),
             "peer": Worker(Peft, folder, options.dtype),
@@ -270,23 +279,6 @@ def model_flops(config: Qwen2Config, rows: int, length: int) -> dict[str, float]
     }
 
 
-def numpy_rate(size: int) -> float:
-    """Return FLOP/s of a square float32 product in numpy."""
-    matrix = np.random.default_rng(0).standard_normal((size, size), np.float32)
-    return square_rate(size, lambda: matrix @ matrix)
-
-
-def square_rate(size: int, product: Any) -> float:
-    """Return the best FLOP/s of a product of two square matrices over a few runs."""
-    product()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=read_shape, default="small", help="tiny, small, 0.5B, 7B, or a model's folder")
@@ -295,7 +287,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--peers", default="peft", choices=("peft", "none"))
     parser.add_argument("--quantization", default="none", help="with --peers none: some of none,int8,nf4")
-    parser.add_argument("--remat", default="none", help="what our layers keep for the backward pass")
+    parser.add_argument("--remat", default="dots", help="what our layers keep for the backward pass")
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--compared", type=int, default=64, help="tokens of each row whose numbers are compared")

@@ -133,7 +133,8 @@ def batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def read_texts(paths: list[Path]) -> list[str]:
     """Return context, question and answer of each line, as far as it has them."""
-    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines, which cuts at separators that a text may hold.
+    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").strip().split("\n")]
     keys = ("context", "question", "problem", "prompt", "answer", "solution")
     return ["\n".join(str(line[key]) for key in keys if line.get(key)) for line in lines]
 

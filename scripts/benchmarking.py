@@ -15,12 +15,14 @@ import os
 import platform
 import resource
 import statistics
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from aflow_jax.qwen2 import Qwen2Config
 
@@ -47,6 +49,7 @@ SHAPES = {
         head_dim=64,
         vocab_size=151936,
         rope_theta=1e6,
+        tie_word_embeddings=True,
     ),
     "7B": Qwen2Config(
         hidden_size=3584,
@@ -137,6 +140,23 @@ def alternate(sides: Mapping[str, Callable[[], float]], repetitions: int) -> dic
         for name, side in sides.items():
             seconds[name].append(side())
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def numpy_rate(size: int) -> float:
+    """Return FLOP/s of a square float32 product in numpy."""
+    matrix = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    return square_rate(size, lambda: matrix @ matrix)
+
+
+def square_rate(size: int, product: Callable[[], Any]) -> float:
+    """Return the best FLOP/s of a product of two square matrices over a few runs."""
+    product()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def peak_memory() -> float:

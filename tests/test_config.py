@@ -95,7 +95,7 @@ def test_training_config_has_the_published_values() -> None:
     assert sum(values["reward_weights"].values()) == pytest.approx(1.0)
     defaults = Config().model_dump(mode="json")
     differing = {key for key, value in values.items() if defaults[key] != value}
-    assert differing <= {"exp_name", "run_dir", "wandb"}
+    assert differing <= {"exp_name", "run_dir", "sampling_slots", "wandb"}
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.5), (75, 0.325), (150, 0.15), (400, 0.15)])

@@ -97,8 +97,13 @@ def split_into_microbatches(batch: Batch, rows: int, *, mask_truncated: bool = F
         return []
     whole = _windowed(batch, mask, live)
     # Rows are counted before any is dropped: a void rollout must not bring a new shape, and a new compilation.
-    rows = -(-len(mask) // -(-len(mask) // rows))
+    rows = microbatch_rows(len(mask), rows)
     return [_rows(whole, at, rows) for at in range(0, len(live), rows)]
+
+
+def microbatch_rows(sequences: int, most: int) -> int:
+    """The rows of each microbatch: as few as make no more microbatches than `most` rows would."""
+    return -(-sequences // -(-sequences // most))
 
 
 def bucket(length: int, smallest: int = 32) -> int:

@@ -93,7 +93,7 @@ class Learner:
             if not parts:
                 return self._skipped()
             gradient, epoch_sums, epoch_gaps = accumulated
-            self.state, step = _apply(self.state, gradient, self.settings)
+            self.state, step = apply_gradient(self.state, gradient, self.settings)
             sums.extend(epoch_sums)
             gaps.extend(epoch_gaps)
             steps.append(step)
@@ -118,7 +118,7 @@ class Learner:
         if not parts:
             return self._skipped()
         gradient, sums = accumulated
-        self.state, step = _apply(self.state, gradient, self.settings)
+        self.state, step = apply_gradient(self.state, gradient, self.settings)
         return _metrics(parts, sums, [step])
 
     def _within_memory(
@@ -128,7 +128,7 @@ class Learner:
         while True:
             parts = split_into_microbatches(batch, self.microbatch_size, mask_truncated=self.settings.mask_truncated)
             try:
-                # Waits: no failure may come to light after `_apply` was given the state's buffers.
+                # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
                 return parts, jax.block_until_ready(accumulate(parts)) if parts else None
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
@@ -201,7 +201,7 @@ def _fold(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="state")
-def _apply(
+def apply_gradient(
     state: LearnerState, gradient: Gradient, settings: LearnerSettings
 ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
     """One optimizer step; nothing of the state changes where the gradient is not finite."""

@@ -1,7 +1,7 @@
 """LoRA adapters: a plain pytree of float32 matrices that is given to the model as an argument.
 
 LoRA (Hu et al., 2021, arXiv:2106.09685, eq. 3): y = W x + (alpha / r) B A x, with B = 0 at the start, so that a new
-adapter changes nothing.
+adapter changes nothing. Rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732): alpha / sqrt(r) instead.
 """
 
 import dataclasses
@@ -29,13 +29,15 @@ class Adapter:
 
     Attributes:
       weights: {target: {"a": float32[L, in, r], "b": float32[L, r, out]}}: what training changes.
-      scale: What the product of both matrices is multiplied by: alpha / r.
+      scale: What the product of both matrices is multiplied by: `lora_scale`.
       dropout: Share of the inputs dropped before `a`, only where a dropout key is given.
+      rslora: Whether the scale is alpha / sqrt(r): how PEFT is told the scale.
     """
 
     weights: dict[str, dict[str, Array]]
     scale: float = dataclasses.field(metadata={"static": True})
     dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
+    rslora: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def rank(self) -> int:
@@ -57,16 +59,18 @@ def init_adapter(
     targets: str | Sequence[str],
     key: PRNGKeyArray,
     dropout: float = 0.0,
+    rslora: bool = False,
 ) -> Adapter:
     """Make a new adapter: `a` uniform in ±1/sqrt(in) as in PEFT, `b` zero.
 
     Args:
       config: Shape of the model that it is for.
       rank: Rank r of the updates.
-      alpha: Numerator of the scale alpha / r.
+      alpha: Numerator of the scale.
       targets: Names of the matrices, as a sequence or with commas between them.
       key: Seed of `a`.
       dropout: Share of inputs dropped in training.
+      rslora: Scale by alpha / sqrt(r) rather than alpha / r.
 
     Raises:
       UserError: an unknown target, a rank below 1, a dropout outside [0, 1).
@@ -76,7 +80,13 @@ def init_adapter(
         raise UserError(f"lora_rank must be at least 1, found {rank}")
     if not 0 <= dropout < 1:
         raise UserError(f"lora_dropout must be in [0, 1), found {dropout}")
-    return Adapter(weights=_initial_weights(config, rank, names, key), scale=alpha / rank, dropout=dropout)
+    weights = _initial_weights(config, rank, names, key)
+    return Adapter(weights=weights, scale=lora_scale(rank, alpha, rslora), dropout=dropout, rslora=rslora)
+
+
+def lora_scale(rank: int, alpha: float, rslora: bool) -> float:
+    """Return what the product of both matrices is multiplied by."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 def parse_targets(targets: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from aflow_jax.qwen2.device import default_platform
 from aflow_jax.qwen2.precision import matmul_precision
 from aflow_jax.qwen2.remat import ATTENTION
 
 _BLOCK = 128
+# Of few rows and heads a block is larger, as long as its scores, float32, stay in the processor's cache.
+_LARGE_BLOCK = 256
+_CACHED_BYTES = 4 * 2**20
 # Of long rows the blocks are longer: more of them would be many small steps, which is what GPUs do slowly.
 _MOST_BLOCKS = 16
 
@@ -29,7 +33,7 @@ def block_attention(
 
 
 def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
-    count, groups = _block_count(query.shape[1]), key.shape[2]
+    count, groups = _block_count(query.shape), key.shape[2]
     queries, keys, values = (_to_blocks(heads, count, groups) for heads in (query, key, value))
 
     def one_block(at: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -57,7 +61,7 @@ def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array
 
 def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
     query, key, value, out, logarithms = saved
-    count, groups = _block_count(query.shape[1]), key.shape[2]
+    count, groups = _block_count(query.shape), key.shape[2]
     queries, keys, values, gradients = (_to_blocks(heads, count, groups) for heads in (query, key, value, gradient))
     # Σ_s weight · d(weight), which the softmax takes from every slope, is also what the output says of it.
     means = _to_blocks(jnp.sum(gradient.astype(jnp.float32) * out, axis=-1, keepdims=True), count, groups)
@@ -95,8 +99,10 @@ def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, 
 block_attention.defvjp(_forward, _backward)
 
 
-def _block_count(length: int) -> int:
-    return min(_MOST_BLOCKS, -(-length // _BLOCK))
+def _block_count(shape: tuple[int, int, int, int]) -> int:
+    batch, length, heads, _ = shape
+    size = _LARGE_BLOCK if 4 * batch * heads * _LARGE_BLOCK**2 <= _CACHED_BYTES else _BLOCK
+    return min(_MOST_BLOCKS, -(-length // size))
 
 
 def _scores(
@@ -113,6 +119,8 @@ def _scores(
 def _product(dims: str, left: Array, right: Array) -> Array:
     """Multiply in the dtype of the operand that is an activation, and sum in float32."""
     dtype = min(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
+    # On CPUs XLA does not run every product of 16-bit matrices with a sum in float32.
+    dtype = jnp.float32 if default_platform() == "cpu" else dtype
     return jnp.einsum(
         dims,
         left.astype(dtype),

@@ -32,7 +32,7 @@ class OpenCheckpoint:
     Attributes:
       config: Shape of the model.
       files: The file that holds each tensor, by its Hugging Face name.
-      readers: Threads that share the reading of a large tensor.
+      readers: Threads that share the reading.
     """
 
     config: Qwen2Config
@@ -49,23 +49,30 @@ class OpenCheckpoint:
 
     def read_into(self, name: str, target: np.ndarray) -> None:
         """Fill `target`, C-contiguous and of the tensor's shape, converting to its dtype."""
-        self.read_parts(name, [(tuple(map(range, target.shape)), target)])
+        self.read_parts({name: [(tuple(map(range, target.shape)), target)]})
 
-    def read_parts(self, name: str, parts: Sequence[tuple[Box, np.ndarray]]) -> None:
-        """Fill every (box of the tensor, C-contiguous target), reading once what the boxes span.
+    def read_parts(self, parts: Mapping[str, Sequence[tuple[Box, np.ndarray]]]) -> None:
+        """Fill every (box of the tensor, C-contiguous target), by the tensor's name.
 
-        Targets are converted to their own dtype; boxes may overlap.
+        What the boxes of a tensor span is read once; boxes may overlap. Targets are converted to their own dtype.
         """
+
+        def read(name: str, first: int, last: int) -> None:
+            self.files[name].read_rows(name, first, last, parts[name])
+
+        reads = [(name, *rows) for name in parts for rows in self._rows(name, parts[name])]
+        if len(reads) == 1:
+            read(*reads[0])
+        else:
+            # A list: `map` raises what a reader raised only where its results are taken.
+            list(self.readers.map(read, *zip(*reads, strict=True)))
+
+    def _rows(self, name: str, parts: Sequence[tuple[Box, np.ndarray]]) -> list[tuple[int, int]]:
+        """Return ranges of rows, each a read of its own, that cover what the boxes span."""
         first, last = min(box[0].start for box, _ in parts), max(box[0].stop for box, _ in parts)
         row_bytes = self.dtype_of(name).itemsize * math.prod(self.shape_of(name)[1:])
         step = max(1, _BYTES_OF_ONE_READ // row_bytes)
-        reads = [(start, min(start + step, last)) for start in range(first, last, step)]
-        read = self.files[name].read_rows
-        if len(reads) == 1:
-            read(name, first, last, parts)
-        else:
-            # A list: `map` raises what a reader raised only where its results are taken.
-            list(self.readers.map(lambda rows: read(name, *rows, parts), reads))
+        return [(start, min(start + step, last)) for start in range(first, last, step)]
 
 
 @contextlib.contextmanager
@@ -78,7 +85,7 @@ def open_checkpoint(folder: str | Path) -> Iterator[OpenCheckpoint]:
     config = Qwen2Config.from_folder(folder)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafetensorsFile(path)) for path in _weight_files(folder)]
-        owners = {name: file for file in files for name in file.entries}
+        owners = _owners(files)
         _check_tensors(folder, config, {name: file.entries[name] for name, file in owners.items()})
         yield OpenCheckpoint(config, owners, stack.enter_context(ThreadPoolExecutor(_READERS)))
 
@@ -156,6 +163,17 @@ def _weight_files(folder: Path) -> list[Path]:
         if not path.is_file():
             raise UserError(f"{path} is missing, though {INDEX_NAME} names it: download it again")
     return paths
+
+
+def _owners(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    """Return the file of every tensor; raise UserError where two files hold one."""
+    owners: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for name in file.entries:
+            if name in owners:
+                raise UserError(f"{file.path}: tensor {name} is in {owners[name].path.name} too: download both again")
+            owners[name] = file
+    return owners
 
 
 def _check_tensors(folder: Path, config: Qwen2Config, found: dict[str, TensorEntry]) -> None:

@@ -11,7 +11,9 @@ _FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 def resolve_model(name_or_folder: str | Path) -> Path:
     """Return the folder of a model, downloading it from the hub where the name is not a local folder.
 
-    Downloads show progress, resume where they stopped, and honour HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN.
+    Downloads show progress, go on where a connection dropped, and honour HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and
+    HF_TOKEN. After a process was stopped, files that were whole are kept; how much of the one under way is kept is
+    huggingface_hub's doing (2.4: none).
 
     Raises:
       UserError: neither a folder nor an id that can be reached; says what to put where.

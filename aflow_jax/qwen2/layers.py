@@ -70,6 +70,8 @@ def layer_forward(
         outputs = checkpoint_name(matmul(inputs, weights[name]), PRODUCT)
         if (bias := weights.get(f"{name}_bias")) is not None:
             outputs = outputs + bias
+        # What follows is not fused into the sum: a zero update would otherwise change how its last bits are rounded.
+        outputs = jax.lax.optimization_barrier(outputs)
         if adapter is None:
             return outputs
         keys = None if dropout_keys is None else fold_in_each(dropout_keys, TARGETS.index(name))

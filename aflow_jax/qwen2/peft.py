@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2.adapter import TARGETS, Adapter, target_sizes
+from aflow_jax.qwen2.adapter import TARGETS, Adapter, lora_scale, target_sizes
 from aflow_jax.qwen2.checkpoint import tensor_name
 from aflow_jax.qwen2.config import Qwen2Config, read_json
 from aflow_jax.qwen2.safetensors_file import DTYPES, SafetensorsFile, write_safetensors
@@ -51,19 +51,19 @@ def save_peft(adapter: Adapter, folder: str | Path, *, base_model: str) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    alpha = adapter.scale * adapter.rank
+    alpha = adapter.scale / lora_scale(adapter.rank, 1.0, adapter.rslora)
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         "r": adapter.rank,
-        # vLLM takes whole numbers only; rank-stabilised scaling is the same scale under another alpha.
+        # A whole number where it was one: vLLM expects no other.
         "lora_alpha": round(alpha) if abs(alpha - round(alpha)) < 1e-6 else alpha,
         "lora_dropout": adapter.dropout,
         "target_modules": list(adapter.targets),
         "bias": "none",
-        "use_rslora": False,
+        "use_rslora": adapter.rslora,
         "use_dora": False,
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -100,7 +100,8 @@ def load_peft(folder: str | Path, config: Qwen2Config) -> Adapter:
     if not (folder / WEIGHTS_NAME).is_file():
         raise UserError(f"{folder} has no {WEIGHTS_NAME}: save the adapter as safetensors")
     values = read_json(folder / CONFIG_NAME)
-    rank, scale = _rank_and_scale(values, str(folder / CONFIG_NAME))
+    rank, alpha = _rank_and_alpha(values, str(folder / CONFIG_NAME))
+    rslora = bool(values.get("use_rslora"))
     with SafetensorsFile(folder / WEIGHTS_NAME) as file:
         targets = [target for target in TARGETS if _peft_name(target, 0, "a") in file.entries]
         shapes = _peft_shapes(config, targets, rank)
@@ -114,7 +115,8 @@ def load_peft(folder: str | Path, config: Qwen2Config) -> Adapter:
             }
             for target in targets
         }
-    return Adapter(weights=weights, scale=scale, dropout=float(values.get("lora_dropout") or 0.0))
+    dropout = float(values.get("lora_dropout") or 0.0)
+    return Adapter(weights=weights, scale=lora_scale(rank, alpha, rslora), dropout=dropout, rslora=rslora)
 
 
 def _peft_name(target: str, layer: int, side: str) -> str:
@@ -132,7 +134,7 @@ def _peft_shapes(config: Qwen2Config, targets: list[str], rank: int) -> dict[str
     return shapes
 
 
-def _rank_and_scale(values: dict[str, Any], place: str) -> tuple[int, float]:
+def _rank_and_alpha(values: dict[str, Any], place: str) -> tuple[int, float]:
     if values.get("peft_type") != "LORA":
         raise UserError(f"{place}: peft_type must be 'LORA', found {values.get('peft_type')!r}")
     for key in _UNSUPPORTED:
@@ -148,8 +150,7 @@ def _rank_and_scale(values: dict[str, Any], place: str) -> tuple[int, float]:
     rank, alpha = values.get("r"), values.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         raise UserError(f"{place}: r must be a positive integer and lora_alpha a number, found {rank!r} and {alpha!r}")
-    # Rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732): alpha / sqrt(r).
-    return rank, alpha / rank**0.5 if values.get("use_rslora") else alpha / rank
+    return rank, alpha
 
 
 def _check(file: SafetensorsFile, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -27,7 +27,7 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000
 # What is converted, or cut into columns, stays in the processor's cache on its way.
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
 
 Box = tuple[range, ...]
 """A part of a tensor: which indices it has in each dimension, without gaps."""

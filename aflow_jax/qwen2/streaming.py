@@ -7,6 +7,7 @@ host memory, and the next one is read while the last is on its way; what is on i
 import collections
 import dataclasses
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,15 +77,16 @@ class Streamer:
         """Read each tensor into its row of every device's memory, which JAX takes over."""
         sharding = self._place(name, shape)
         boxes = {None: tuple(map(range, shape))} if sharding is None else _boxes(sharding, shape)
-        memories = {device: _aligned_empty(tuple(map(len, box)), self.dtype) for device, box in boxes.items()}
-        for at, tensor in enumerate(tensors):
-            parts = [
+        memories = {device: _pages(tuple(map(len, box)), self.dtype) for device, box in boxes.items()}
+        parts = {
+            tensor: [
                 (box[1:], memories[device][at - box[0].start]) if stacked else (box, memories[device])
                 for device, box in boxes.items()
                 if not stacked or at in box[0]
             ]
-            if parts:
-                self.checkpoint.read_parts(tensor, parts)
+            for at, tensor in enumerate(tensors)
+        }
+        self.checkpoint.read_parts({tensor: targets for tensor, targets in parts.items() if targets})
         arrays = [jax.device_put(memory, device, may_alias=True) for device, memory in memories.items()]
         return arrays[0] if sharding is None else jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
@@ -117,7 +119,7 @@ class Streamer:
         # Devices that hold the same part share its memory.
         memories = {box: np.empty(tuple(map(len, box)), dtype) for box in boxes.values()}
         self._make_room(sum(memory.nbytes for memory in memories.values()))
-        self.checkpoint.read_parts(tensor, list(memories.items()))
+        self.checkpoint.read_parts({tensor: list(memories.items())})
         arrays = [jax.device_put(memories[box], device) for device, box in boxes.items()]
         array = arrays[0] if sharding is None else jax.make_array_from_single_device_arrays(shape, sharding, arrays)
         self._in_flight.append(array)
@@ -140,9 +142,12 @@ def _boxes(sharding: NamedSharding, shape: tuple[int, ...]) -> dict[jax.Device, 
     }
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype, alignment: int = 64) -> np.ndarray:
-    """Return memory that JAX on CPU takes over as it is; numpy's own is aligned to 16 bytes and would be copied."""
+def _pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return memory that JAX on CPU takes over as it is: aligned to 64 bytes at least, which numpy's own is not.
+
+    Without numpy's advice to use huge pages: where a host has taken back a virtual machine's free memory, it returned
+    2 GB of them in 2.0 to 3.3 s, and ordinary pages in 1.1 s.
+    """
     size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + alignment, np.uint8)
-    start = -memory.ctypes.data % alignment
-    return memory[start : start + size].view(dtype).reshape(shape)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)

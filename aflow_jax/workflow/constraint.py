@@ -3,7 +3,8 @@
 One rule does everything: **a token may be written if after it the shortest way to a whole answer is within every limit
 and within the tokens that are left.** The shortest way obeys the rule itself, so there is always a token, and whatever
 is drawn, the completion ends with an end token after exactly one `<workflow>…</workflow>` that the strict parser takes:
-never PARSE, never LIMIT, never cut.
+never PARSE, never LIMIT, never cut. A grammar alone could not say that: the worst case of calls multiplies through
+loops, and the tokens that are left are no part of a text.
 
 What it does not forbid: every answer within the limits can be written, with reasoning before the element if there are
 tokens for it, but for blanks other than space, tab and line breaks, and text after the element.
@@ -15,7 +16,7 @@ them. Both are kept by state, so a usual mask is a look-up.
 
 import functools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +31,13 @@ _FREE = ("reasoning", "string")
 _OUTSIDE = ("reasoning", "closing", "finished")
 # States whose outlook is kept; each holds a mask of the vocabulary (19 KB for 152k tokens).
 _KEPT = 2048
+_NOTHING = np.zeros(0, np.int64)
 
 
 class Reading(NamedTuple):
-    """A state, with what the limits count.
+    """A state of the grammar, with what the limits count.
 
     Attributes:
-        state: of the grammar.
         characters: of the element so far.
         instruction: characters of the instruction that is being written.
     """
@@ -175,30 +176,37 @@ class WorkflowConstraint:
         largest = needs[:, possible].max(axis=1, initial=0)
         return Outlook(tuple(moves), Room(*largest.tolist()), self.vocabulary.packed(tokens[possible]))
 
-    def _cross(self, at: str, text: int):
-        crossing = self.vocabulary.cross(self.grammar.texts[at], text)
-        inside = np.flatnonzero(crossing.ends >= 0)
-        outside = [(int(token), int(crossing.left[token])) for token in np.flatnonzero(crossing.left)]
-        return crossing, inside, outside
+    def _cross(self, at: str, text: int) -> tuple[Moves, list[list[int]]]:
+        """Return what follows a state of a free text, whatever is open around it.
+
+        First the tokens that stay in the text, their closings left out; then for each token that leaves it: its place
+        among the vocabulary's, how many of its bytes lead out, and how many characters of the text it begins.
+        """
+        vocabulary, crossing = self.vocabulary, self.vocabulary.cross(self.grammar.texts[at], text)
+        inside, outside = np.flatnonzero(crossing.ends >= 0), np.flatnonzero(crossing.left)
+        counts = at == "string"  # the reasoning is outside the element, and no limit counts it
+        staying = Moves(
+            vocabulary.tokens[inside],
+            vocabulary.characters[inside] * counts,
+            crossing.begun[inside] * counts,
+            crossing.ends[inside],
+            _NOTHING,
+            _NOTHING,
+        )
+        leaving = np.stack([outside, crossing.left[outside], crossing.begun[outside] * counts], axis=1)
+        return staying, leaving.tolist()
 
     def _staying(self, state: State) -> Moves:
         """Return the tokens that are free text from end to end."""
-        crossing, inside, _ = self._crossing(state.at, state.text)
         places = [state._replace(text=text) for text in range(len(self.grammar.texts[state.at].finish))]
-        written = self.vocabulary.characters[inside]
-        in_string = state.at == "string"
-        return Moves(
-            self.vocabulary.tokens[inside],
-            written if in_string else np.zeros_like(written),
-            crossing.begun[inside] if in_string else np.zeros_like(written),
-            crossing.ends[inside],
-            np.array([self._closing_characters(place) for place in places]),
-            np.array([self._closing_tokens(place) for place in places]),
+        return replace(
+            self._crossing(state.at, state.text)[0],
+            closing_characters=np.array([self._closing_characters(place) for place in places]),
+            closing_tokens=np.array([self._closing_tokens(place) for place in places]),
         )
 
     def _leaving(self, state: State) -> Moves:
         """Return the tokens that begin in the free text and end behind it."""
-        crossing, _, outside = self._crossing(state.at, state.text)
         left_to = State("stage" if state.at == "reasoning" else "quoted", state.stack, state.calls, state.word)
 
         @functools.cache
@@ -210,16 +218,11 @@ class WorkflowConstraint:
             return reading
 
         found = []
-        for index, length in outside:
+        for index, length, begun in self._crossing(state.at, state.text)[1]:
             text = self.vocabulary.spellings[index]
-            if (after := rest(text[length:])) is None:
-                continue
-            token = int(self.vocabulary.tokens[index])
-            if state.at == "reasoning":
-                found.append((token, after.characters, 0, after.state))
-            else:
-                begun = int(crossing.begun[index])
-                found.append((token, after.characters + characters(text[:length]), begun, after.state))
+            if (after := rest(text[length:])) is not None:
+                inside = characters(text[:length]) if state.at == "string" else 0
+                found.append((int(self.vocabulary.tokens[index]), inside + after.characters, begun, after.state))
         return self._moves(found)
 
     def _moves(self, found: list[tuple[int, int, int, State]]) -> Moves:

@@ -8,6 +8,7 @@ A state is a number. From each of them every continuation is written in a table,
 in a few array operations.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,7 @@ def reasoning_text() -> FreeText:
     return _tabulated(after, finish)
 
 
-def _tabulated(after, finish) -> FreeText:
+def _tabulated(after: Callable[[str, int], _Place | int], finish: Callable[[str], bytes]) -> FreeText:
     """Number the places that can be reached, and write down where each byte leads from them.
 
     Args:

@@ -45,9 +45,31 @@ def test_rank_64_on_attention_of_7b_has_40370176_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(adapter)} == {jnp.dtype(jnp.float32)}
 
 
-def test_a_new_adapter_leaves_hidden_states_bit_identical(model):
+@jax.jit
+def logits_prefilled_and_decoded(model: Qwen2, adapter: Adapter | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return logits of whole rows, and of the same rows prefilled but for one token, which is then decoded."""
+    lengths = jnp.full(len(ROWS), ROWS.shape[1] - 1)
+    prefilled, cache = model.prefill(ROWS[:, :-1], lengths, adapter, cache_length=ROWS.shape[1])
+    decoded, _ = model.decode_step(ROWS[:, -1], lengths, cache, adapter)
+    return model.logits(ROWS, None, adapter), model.unembed(prefilled), model.unembed(decoded)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_new_adapter_leaves_logits_bit_identical(model, dtype):
     adapter = init_adapter(model.config, 3, 6, TARGETS, jax.random.key(1), dropout=0.3)
-    np.testing.assert_array_equal(FORWARD(model, adapter, None), FORWARD(model, None, None))
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        logits_prefilled_and_decoded(cast, adapter),
+        logits_prefilled_and_decoded(cast, None),
+    )
+
+
+def test_rank_stabilised_scaling_divides_by_the_root_of_the_rank(model):
+    adapters = [
+        init_adapter(model.config, 4, 6, "q_proj", jax.random.key(0), rslora=rslora) for rslora in (False, True)
+    ]
+    assert [adapter.scale for adapter in adapters] == [6 / 4, 6 / 2]
 
 
 def test_an_adapter_is_the_model_with_scaled_low_rank_products_added_to_its_matrices(model, trained):

@@ -40,7 +40,7 @@ def dense(inputs: list[np.ndarray], gradient: np.ndarray) -> tuple[np.ndarray, l
     ]
 
 
-@pytest.mark.parametrize("length", [1, 300], ids=["one token", "three blocks, the last one short"])
+@pytest.mark.parametrize("length", [1, 300], ids=["one token", "several blocks, the last one short"])
 def test_values_and_gradients_are_the_dense_formulas(length):
     inputs, gradient = arrays(length)
     out, slopes = BOTH(inputs, gradient)

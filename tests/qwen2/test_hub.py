@@ -8,6 +8,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -43,21 +44,50 @@ class Mirror(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def reply(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if first else 200)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) - first))
+        self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.send(body, first)
+
+    def send(self, body: bytes, first: int) -> None:
+        self.wfile.write(body[first:])
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""
 
 
-def resolve(names: list[str], **environment: str) -> list[str]:
-    """Resolve in a process of its own: huggingface_hub reads its environment once, at import."""
+class DroppingMirror(Mirror):
+    """Drops the connection in the middle of the weights the first time that they are asked for."""
+
+    weights = bytes(range(256)) * (24 * 1024 * 4)  # 24 MiB: huggingface_hub writes in steps of 10 MiB
+    starts: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        if self.path.split("?")[0].endswith("/model.safetensors"):
+            self.reply(self.weights, "application/octet-stream")
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
+    def send(self, body: bytes, first: int) -> None:
+        if body is self.weights:
+            self.starts.append(first)
+            body = body[: 12 << 20] if len(self.starts) == 1 else body
+        super().send(body, first)
+
+
+def resolve(names: list[str], **environment: str) -> tuple[list[str], str]:
+    """Resolve in a process of its own: huggingface_hub reads its environment once, at import.
+
+    Return a line for each name, its folder or the error, and what was shown meanwhile.
+    """
     program = (
         "import sys\n"
         "from aflow_jax.errors import UserError\n"
@@ -76,13 +106,13 @@ def resolve(names: list[str], **environment: str) -> list[str]:
         timeout=120,
         check=True,
     )
-    return done.stdout.splitlines()
+    return done.stdout.splitlines(), done.stderr
 
 
 def test_a_mirror_serves_the_model_and_only_the_files_that_are_needed(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        found, missing = resolve(
+        (found, missing), _ = resolve(
             ["Qwen/Tiny", "Qwen/Nothing"],
             HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
             HF_HOME=str(tmp_path),
@@ -96,8 +126,26 @@ def test_a_mirror_serves_the_model_and_only_the_files_that_are_needed(tmp_path):
     assert "base_model Qwen/Nothing: does not exist, or is private on http://127.0.0.1" in missing
 
 
+def test_a_dropped_download_goes_on_where_it_stopped_and_shows_how_far_it_is(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), DroppingMirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (line,), shown = resolve(
+            ["Qwen/Tiny"],
+            HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
+            HF_HOME=str(tmp_path),
+            HF_HUB_DISABLE_XET="1",
+        )
+        server.shutdown()
+    assert (Path(line) / "model.safetensors").read_bytes() == DroppingMirror.weights
+    assert DroppingMirror.starts[0] == 0
+    assert 10 << 20 <= DroppingMirror.starts[1] <= 12 << 20
+    assert "100%" in shown
+    # What is there needs no connection any more.
+    assert resolve(["Qwen/Tiny"], HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))[0] == [line]
+
+
 def test_offline_says_what_to_put_where(tmp_path):
-    (line,) = resolve(["Qwen/Tiny"], HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    (line,), _ = resolve(["Qwen/Tiny"], HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert line.startswith("base_model Qwen/Tiny: cannot download from https://huggingface.co (")
     assert "put its config.json, tokenizer files and *.safetensors into a folder and give its path" in line
 

@@ -57,3 +57,16 @@ def test_published_config_files_are_read_as_that_shape(size):
     if not folder.is_dir():
         pytest.skip(f"the published configurations are not at {PUBLISHED}")
     assert Qwen2Config.from_folder(folder) == config_of(size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_transformers_gives_that_shape_the_same_tensors(size):
+    torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch")
+    from transformers import Qwen2Config as TheirConfig
+    from transformers import Qwen2ForCausalLM
+
+    config = config_of(size)
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(TheirConfig(**config.to_dict()))
+    named = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert named == tensor_shapes(config)

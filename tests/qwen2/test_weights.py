@@ -137,6 +137,18 @@ REFUSED = {
         lambda folder: (shard(folder), (folder / "model-2.safetensors").unlink()),
         r"model-2\.safetensors is missing, though model\.safetensors\.index\.json names it",
     ),
+    "tensor in two shards": (
+        lambda folder: (shard(folder), shutil.copyfile(folder / "model-1.safetensors", folder / "model-2.safetensors")),
+        r"model-2\.safetensors: tensor \S+ is in model-1\.safetensors too: download both again",
+    ),
+    "tensor cut short in the header": (
+        lambda folder: spoil_header(folder / "model.safetensors"),
+        r"model\.safetensors: model\.embed_tokens\.weight has 4 bytes, not what its shape and dtype say",
+    ),
+    "shard with another index": (
+        lambda folder: (shard(folder), change_index(folder, lambda index: index.pop("weight_map"))),
+        r"model\.safetensors\.index\.json has no weight_map: download it again",
+    ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
         r"model has no weights: expected model\.safetensors",
@@ -162,6 +174,14 @@ REFUSED = {
         lambda folder: change_config(folder, rope_scaling={"type": "yarn", "factor": 4.0}),
         r"rope_scaling must be absent or of type 'default', found 'yarn'",
     ),
+    "scaled rope, as transformers 5 writes it": (
+        lambda folder: change_config(folder, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}),
+        r"rope_parameters must be absent or of type 'default', found 'yarn'",
+    ),
+    "sliding window, as transformers 5 writes it": (
+        lambda folder: change_config(folder, layer_types=["full_attention", "sliding_attention"]),
+        r"use_sliding_window must be false, sliding-window attention is not supported",
+    ),
     "sliding window": (
         lambda folder: change_config(folder, use_sliding_window=True),
         r"use_sliding_window must be false",
@@ -183,6 +203,22 @@ REFUSED = {
 
 def truncate(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
+
+
+def spoil_header(path: Path) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["model.embed_tokens.weight"]["data_offsets"] = [0, 4]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def change_index(folder: Path, change) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,0 +1,23 @@
+"""What a run takes of the device's memory, said before anything is loaded."""
+
+from aflow_jax.memory.devices import CARDS, Device, claim_gpu_memory, this_device
+from aflow_jax.memory.fit import check_memory, mends
+from aflow_jax.memory.liveness import Layout, layout
+from aflow_jax.memory.plan import TERMS, MemoryPlan, plan_memory
+from aflow_jax.memory.shapes import found_shape, published_shape
+
+__all__ = [
+    "CARDS",
+    "TERMS",
+    "Device",
+    "Layout",
+    "MemoryPlan",
+    "check_memory",
+    "claim_gpu_memory",
+    "found_shape",
+    "layout",
+    "mends",
+    "plan_memory",
+    "published_shape",
+    "this_device",
+]

@@ -1,0 +1,163 @@
+"""How many bytes a run takes, said before anything is loaded: by phase and by what they are for."""
+
+import dataclasses
+
+from aflow_jax.assembly import learner_settings, warm_start_settings
+from aflow_jax.config import Config
+from aflow_jax.grpo import LearnerSettings
+from aflow_jax.grpo.batch import bucket as learner_bucket
+from aflow_jax.grpo.batch import microbatch_rows
+from aflow_jax.memory.devices import GIB, Device
+from aflow_jax.memory.liveness import Layout, tree_bytes
+from aflow_jax.memory.programs import (
+    PolicyShape,
+    decode_copies,
+    decode_layout,
+    gradient_layout,
+    learner_state,
+    optimizer_layout,
+    prefill_layout,
+    slot_state,
+)
+from aflow_jax.qwen2 import Qwen2Config
+from aflow_jax.sampling.filters import top_k_bound
+from aflow_jax.sampling.lane import bucket as engine_bucket
+from aflow_jax.sampling.lane import slot_count
+
+Terms = dict[str, int]
+
+TERMS = {
+    "weights": "the frozen base",
+    "adapter": "the policy's adapter, and the one that it started from",
+    "optimizer": "AdamW's two moments of each number of the adapter",
+    "decode weights": "the weights as decoding reads them, as far as they are copies",
+    "KV cache": "keys and values of all slots at their longest, and of a prompt on its way into them",
+    "gradients": "the sum over the microbatches",
+    "saved activations": "what a microbatch's layers keep for the backward pass",
+    "logits": "logits of a chunk of tokens, and what is made of them",
+    "workspace": "everything else that is alive at the fullest moment, and gaps between buffers",
+}
+"""What the columns of a plan are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What a run takes of a device's memory.
+
+    Attributes:
+      device: What it is planned for.
+      phases: Bytes by phase ("sampling", "update", …), and in each by term (`TERMS`).
+    """
+
+    device: Device
+    phases: dict[str, Terms]
+
+    @property
+    def fullest(self) -> str:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the fullest phase."""
+        return sum(self.phases[self.fullest].values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak and the device's reserve are within its capacity."""
+        return self.peak + self.device.reserve <= self.device.capacity
+
+    def summary(self) -> str:
+        """Return the plan in one line."""
+        phases = ", ".join(f"{phase} {sum(terms.values()) / GIB:.2f}" for phase, terms in self.phases.items())
+        return (
+            f"memory plan: {phases} GiB, and {self.device.reserve / GIB:.2f} in reserve, "
+            f"of {self.device.capacity / GIB:.2f} GiB on {self.device.name}"
+        )
+
+
+def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None) -> MemoryPlan:
+    """Say what a run takes, from its settings and its model's shape alone.
+
+    The programs are traced for the device, as they are run with all prompts and answers at their longest, and laid out
+    as XLA does (`liveness`); what is alive between programs is counted from the very functions that make it.
+
+    Args:
+      config: The run's settings.
+      shape: Shape of the base model.
+      device: Where it is to run.
+      evaluated: Held-out problems in an evaluation; None where that is not known: as many as fill all slots.
+    """
+    policy = PolicyShape(
+        config=shape,
+        device=device,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        rank=config.lora_rank,
+        targets=config.lora_target_modules,
+        dropout=config.lora_dropout,
+    )
+    settings = learner_settings(config)
+    resident = _resident(policy, settings)
+    rollouts = config.rollout_batch_size * config.num_return_sequences_in_group
+    phases = {"sampling": resident | _sampling(config, policy, rollouts)}
+    phases["update"] = resident | _update(config, policy, settings, rollouts)
+    if config.eval_every and evaluated != 0:
+        completions = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
+        phases["evaluation"] = resident | _sampling(config, policy, completions)
+    if config.warm_start:
+        second = warm_start_settings(config)
+        phases["warm start"] = _warm_start(config, policy, resident, second)
+    return MemoryPlan(device=device, phases=phases)
+
+
+def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
+    """What stays from the first step to the last."""
+    state = learner_state(policy, settings)
+    weights = tree_bytes(state.adapter_weights)
+    return {
+        "weights": tree_bytes(policy.model),
+        "adapter": weights + tree_bytes(policy.adapter),
+        "optimizer": tree_bytes(state.optimizer_state),
+    }
+
+
+def _sampling(config: Config, policy: PolicyShape, completions: int) -> Terms:
+    slots = min(config.sampling_slots, slot_count(completions))
+    cache_length = engine_bucket(config.prompt_max_length + config.max_new_tokens)
+    bound = top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
+    prompt = prefill_layout(policy, engine_bucket(config.prompt_max_length))
+    decoding = decode_layout(policy, slots, cache_length, bound)
+    held = tree_bytes(slot_state(policy, slots, cache_length)) + prompt.outputs
+    return {"decode weights": decode_copies(policy, slots), "KV cache": held} | _fullest(policy, prompt, decoding)
+
+
+def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int) -> Terms:
+    layouts = gradient_layout(
+        policy,
+        settings,
+        microbatch_rows(sequences, settings.microbatch_size),
+        learner_bucket(config.prompt_max_length + config.max_new_tokens),
+        learner_bucket(config.max_new_tokens),
+    )
+    gradients = tree_bytes(policy.adapter.weights)
+    return {"gradients": gradients} | _fullest(policy, layouts, optimizer_layout(policy, settings))
+
+
+def _warm_start(config: Config, policy: PolicyShape, resident: Terms, settings: LearnerSettings) -> Terms:
+    """A second learner beside the first, which has not begun; its objective takes no more than the policy's."""
+    second = _resident(policy, settings)
+    doubled = {
+        "adapter": resident["adapter"] + tree_bytes(policy.adapter.weights),
+        "optimizer": resident["optimizer"] + second["optimizer"],
+    }
+    return resident | doubled | _update(config, policy, settings, config.warm_start.batch_size)
+
+
+def _fullest(policy: PolicyShape, *layouts: Layout) -> Terms:
+    """The temporaries of the program that needs most of them."""
+    layout = max(layouts, key=lambda layout: layout.temporaries)
+    vocabulary = policy.config.vocab_size
+    saved = sum(size for kind, size in layout.peak if kind == "saved")
+    logits = sum(size for kind, size in layout.peak if kind != "saved" and vocabulary in kind)
+    return {"saved activations": saved, "logits": logits, "workspace": layout.temporaries - saved - logits}

@@ -1,0 +1,160 @@
+"""The programs of a run, laid out at the shapes that its settings lead to: sampling, the update, the warm start."""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from aflow_jax.grpo.batch import Microbatch
+from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.learner import LearnerState, apply_gradient
+from aflow_jax.grpo.settings import LearnerSettings
+from aflow_jax.memory.devices import Device
+from aflow_jax.memory.liveness import Layout, layout, tree_bytes
+from aflow_jax.qwen2 import Adapter, DecodeWeights, Qwen2, Qwen2Config, init_adapter, init_random, traced_for
+from aflow_jax.qwen2.weights import choose_dtype
+from aflow_jax.sampling.decode import DrawSettings, SlotState, cut_layers, decode, empty_slots
+from aflow_jax.sampling.engine import Engine
+from aflow_jax.sampling.prefill import prefill
+from aflow_jax.sampling.types import MAX_STOP_TOKENS
+
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyShape:
+    """What decides the arrays of base and adapter, on a device.
+
+    Attributes:
+      config: Shape of the base.
+      device: Where it is to be; says what dtype "auto" is, and which attention there is.
+      dtype, quantization: As in the settings.
+      rank, targets, dropout: Of the adapter.
+    """
+
+    config: Qwen2Config
+    device: Device
+    dtype: str = "auto"
+    quantization: str | None = None
+    rank: int
+    targets: str
+    dropout: float
+
+    @functools.cached_property
+    def model(self) -> Qwen2:
+        """The base's arrays, as shapes."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        with traced_for(self.device.as_absent()):
+            dtype = choose_dtype(self.dtype)
+        make = functools.partial(init_random, self.config, dtype=dtype, quantization=self.quantization)
+        return jax.eval_shape(make, key)
+
+    @functools.cached_property
+    def adapter(self) -> Adapter:
+        """The adapter's arrays, as shapes."""
+
+        def make(key: jax.Array) -> Adapter:
+            return init_adapter(self.config, self.rank, self.rank, self.targets, key, self.dropout)
+
+        return jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0)))
+
+    def laid_out(self, function: Any, *arguments: Any, donated: Any = None, **static: Any) -> Layout:
+        """Return `layout` of a program on this policy's device."""
+        with traced_for(self.device.as_absent()):
+            return layout(function, *arguments, donated=donated, platform=self.device.platform, **static)
+
+
+@functools.lru_cache(maxsize=256)
+def prefill_layout(policy: PolicyShape, length: int) -> Layout:
+    """Lay out the run of one prompt, `length` with its padding; the outputs are its keys and values."""
+    return policy.laid_out(prefill, policy.model, policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
+
+
+@functools.lru_cache(maxsize=256)
+def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int) -> Layout:
+    """Lay out the loop that draws tokens in all slots."""
+    weights, state = decode_weights(policy, slots), slot_state(policy, slots, cache_length)
+    floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
+    settings = DrawSettings(
+        occupied=Shape((slots,), bool),
+        temperature=floats,
+        top_k=integers,
+        top_p=floats,
+        min_p=floats,
+        limits=integers,
+        stop_tokens=Shape((slots, MAX_STOP_TOKENS), jnp.int32),
+        patience=_scalar(jnp.int32),
+    )
+    chunk_length = inspect.signature(Engine).parameters["chunk_length"].default
+    return policy.laid_out(decode, weights, state, settings, donated=state, chunk_length=chunk_length, bound=bound)
+
+
+@functools.lru_cache(maxsize=256)
+def decode_weights(policy: PolicyShape, slots: int) -> DecodeWeights:
+    """Return the weights as decoding reads them, as shapes."""
+    with traced_for(policy.device.as_absent()):
+        cut = functools.partial(cut_layers.__wrapped__, rows=slots)
+        return jax.eval_shape(cut, policy.model, policy.adapter)
+
+
+def decode_copies(policy: PolicyShape, slots: int) -> int:
+    """Return the bytes of `decode_weights` that are not the model's own arrays."""
+    weights = decode_weights(policy, slots)
+    own = [weights.embedding, weights.final_norm]
+    if isinstance(weights.output, Shape):
+        own.append(weights.output)
+    return tree_bytes(weights) - tree_bytes(own)
+
+
+@functools.lru_cache(maxsize=256)
+def slot_state(policy: PolicyShape, slots: int, cache_length: int) -> SlotState:
+    """Return the slots' state, as shapes."""
+    return jax.eval_shape(lambda model: empty_slots(model, slots, cache_length), policy.model)
+
+
+@functools.lru_cache(maxsize=256)
+def gradient_layout(policy: PolicyShape, settings: LearnerSettings, rows: int, length: int, window: int) -> Layout:
+    """Lay out one microbatch's gradient: `rows` sequences of `length`, completions in a window of `window`."""
+    part = Microbatch(
+        rows=Shape((rows,), jnp.int32),
+        tokens=Shape((rows, length), jnp.int32),
+        lengths=Shape((rows,), jnp.int32),
+        starts=Shape((rows,), jnp.int32),
+        mask=Shape((rows, window), bool),
+        logprobs=Shape((rows, window), jnp.float32),
+        advantages=Shape((rows,), jnp.float32),
+    )
+    gradient = jax.eval_shape(empty_gradient, policy.adapter.weights)
+    key = jax.eval_shape(lambda: jax.random.key(0)) if policy.dropout else None
+    return policy.laid_out(
+        add_policy_gradient,
+        policy.model,
+        policy.adapter,
+        gradient,
+        part,
+        _scalar(jnp.float32),
+        key,
+        donated=gradient,
+        settings=settings.gradient_settings(),
+        against_sampler=settings.ppo_epochs > 1,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def optimizer_layout(policy: PolicyShape, settings: LearnerSettings) -> Layout:
+    """Lay out the optimizer's step."""
+    state, gradient = learner_state(policy, settings), jax.eval_shape(empty_gradient, policy.adapter.weights)
+    return policy.laid_out(apply_gradient, state, gradient, donated=state, settings=settings)
+
+
+def learner_state(policy: PolicyShape, settings: LearnerSettings) -> LearnerState:
+    """Return the learner's state, as shapes."""
+    weights = policy.adapter.weights
+    return LearnerState(weights, jax.eval_shape(settings.optimizer().init, weights), _scalar(jnp.int32))
+
+
+def _scalar(dtype: Any) -> Shape:
+    return Shape((), dtype)
