@@ -1,6 +1,7 @@
 """The plan of a run: closed forms of what stays, what the settings change, and presets that fit their cards."""
 
 import dataclasses
+import runpy
 
 import pytest
 
@@ -120,3 +121,9 @@ def test_a_plan_that_takes_all_but_the_reserve_fits_and_one_byte_less_does_not()
     exact = dataclasses.replace(CPU, capacity=plan.peak + CPU.reserve)
     assert dataclasses.replace(plan, device=exact).fits
     assert not dataclasses.replace(plan, device=dataclasses.replace(exact, capacity=exact.capacity - 1)).fits
+
+
+def test_the_table_in_the_docs_is_in_step(request, preset_plans):
+    root = request.config.rootpath
+    scope = runpy.run_path(str(root / "scripts" / "memory_table.py"))
+    assert scope["table"](preset_plans) in (root / "docs" / "memory.md").read_text(encoding="utf-8")
