@@ -23,12 +23,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from bench_model import Writer, random_model
+from bench_model import RANK, TARGETS, Writer, random_model
 from benchmarking import Worker, cores, device_peak_memory, machine, peak_memory, read_shape
 
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
-from aflow_jax.qwen2 import Qwen2Config, load_peft, load_pretrained
+from aflow_jax.grpo.batch import split_into_microbatches
+from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random, load_peft, load_pretrained
 
 SIDES = ("ours", "peft", "peft-checkpointing", "trl")
 LEARNING_RATE, WEIGHT_DECAY, KL_COEF = 2e-5, 0.01, 0.005
@@ -83,8 +87,8 @@ class Peft:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.enable_input_require_grads()
         self._microbatch = microbatch
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self._optimizer = self._torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        learned = filter(lambda weight: weight.requires_grad, self.model.parameters())
+        self._optimizer = self._torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def update(self, rollouts: Rollouts) -> tuple[float, float, float]:
         """Return seconds of an update, its loss and its gradient's norm."""
@@ -98,11 +102,9 @@ class Peft:
             with torch.no_grad(), self.model.disable_adapter():
                 reference = self._logprobs(rows, prompt)
             logprobs = self._logprobs(rows, prompt)
-            ratio = torch.exp(logprobs - logprobs.detach())
-            clipped = torch.clamp(ratio, 0.8, 1.2)
-            difference = reference - logprobs
+            ratio, difference = torch.exp(logprobs - logprobs.detach()), reference - logprobs
             divergence = torch.exp(difference) - difference - 1
-            costs = -torch.minimum(ratio * weights, clipped * weights) + KL_COEF * divergence
+            costs = -torch.minimum(ratio * weights, ratio.clamp(0.8, 1.2) * weights) + KL_COEF * divergence
             loss = costs.mean(dim=1).sum() / len(tokens)
             loss.backward()
             total += float(loss.detach())
@@ -163,8 +165,7 @@ class Trl:
         )
         self.trainer.create_optimizer_and_scheduler(num_training_steps=1000)
         self.trainer.model_wrapped = self.trainer.model
-        # As its `train` sets it: one microbatch a step.
-        self.trainer.current_gradient_accumulation_steps = 1
+        self.trainer.current_gradient_accumulation_steps = 1  # as its `train` sets it
 
     def update(self, rollouts: Rollouts) -> tuple[float, float, float]:
         """Return seconds of an update, its loss and its gradient's norm."""
@@ -200,6 +201,9 @@ class Trl:
 def main() -> None:
     """Run every side alone, and print a line for each."""
     options = parse_options()
+    if options.memory:
+        print_memory(options)
+        return
     length = options.prompt + options.completion
     chance = np.random.default_rng(0)
     tokens = chance.integers(0, options.shape.vocab_size, (options.rows, length), np.int32)
@@ -233,6 +237,29 @@ def main() -> None:
             print(f"{name:36} {seconds:7.2f} s, {memory:6.2f} GB, loss {loss:.6f}, norm {norm:.5f}", flush=True)
 
 
+def print_memory(options: argparse.Namespace) -> None:
+    """Compile a microbatch's gradient with every policy, from shapes alone, and print the memory that it needs."""
+    length = options.prompt + options.completion
+    model = jax.eval_shape(lambda: init_random(options.shape, jax.random.key(0), jnp.dtype(options.dtype)))
+    adapter = jax.eval_shape(lambda: init_adapter(options.shape, RANK, RANK, TARGETS, jax.random.key(0)))
+    gradient = jax.eval_shape(empty_gradient, adapter.weights)
+    tokens = np.zeros((options.microbatch, length), np.int32)
+    batch = Batch(
+        tokens=tokens,
+        lengths=np.full(len(tokens), length, np.int32),
+        loss_mask=np.broadcast_to(np.arange(length) >= options.prompt, tokens.shape),
+        logprobs=np.zeros(tokens.shape, np.float32),
+        advantages=np.ones(len(tokens), np.float32),
+    )
+    part = split_into_microbatches(batch, options.microbatch)[0]
+    for remat in options.remat:
+        settings = LearnerSettings(kl_coef=KL_COEF, remat=remat).gradient_settings()
+        lowered = add_policy_gradient.lower(model, adapter, gradient, part, 1.0, None, settings, False)
+        needed = lowered.compile().memory_analysis()
+        given, besides = needed.argument_size_in_bytes / 1e9, needed.temp_size_in_bytes / 1e9
+        print(f"remat {remat}, {options.microbatch} x {length} at once: {given:.2f} GB given, {besides:.2f} GB besides")
+
+
 def _torch() -> tuple[Any, str]:
     import torch
 
@@ -260,6 +287,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--microbatch", type=int, default=2)
     parser.add_argument("--peer-microbatch", type=int, help="default: all rows at once")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--memory", action="store_true", help="print what our gradient needs by the compiler; run nothing"
+    )
     parser.add_argument("--folder", help="where the checkpoint is written and removed again; default: the system's")
     return parser.parse_args()
 
