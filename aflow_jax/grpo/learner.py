@@ -28,6 +28,9 @@ from aflow_jax.qwen2 import Adapter, Qwen2
 
 logger = logging.getLogger(__name__)
 
+# How the runtime's allocator says it, and how CUDA does where it allocates by itself (graphs, workspaces).
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "CUDA_ERROR_OUT_OF_MEMORY")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Learner:
                 # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
                 return parts, jax.block_until_ready(accumulate(parts)) if parts else None
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                     raise
             # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
             self._halve(parts[0].tokens.shape[0])
