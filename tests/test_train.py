@@ -13,8 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
+from aflow_jax.export import main as export
 from aflow_jax.train import main
+from aflow_jax.trained import load_trained_adapter
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 4
@@ -133,6 +136,20 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(whole: Path, stopped:
     assert [without_times(line) for line in metrics_of(stopped)] == [without_times(line) for line in metrics_of(whole)]
     restored = [ocp.StandardCheckpointer().restore(folder / "checkpoints" / "step_4") for folder in (whole, stopped)]
     assert jax.tree.all(jax.tree.map(lambda one, other: np.array_equal(one, other), *restored))
+
+
+def test_a_quantised_base_is_trained_and_exported_onto_the_original_weights(config: Path) -> None:
+    folder, exported = config.parent / "nf4", config.parent / "exported"
+    settings = ["quantization=nf4", "max_steps=2", "eval_every=0", "create_model.num_hidden_layers=1"]
+    assert main(["--config", str(config), f"run_dir={folder}", *settings]) == 0
+    for line in metrics_of(folder)[1:]:
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
+        assert line["grad_norm"] > 0
+    assert export([str(folder), str(exported), "--merged"]) == 0
+    base = load_file(load_trained_adapter(folder).base_folder / "model.safetensors")
+    merged = load_file(exported / "model.safetensors")
+    changed = {name for name, tensor in base.items() if not np.array_equal(tensor, merged[name])}
+    assert {name.split(".")[-2] for name in changed} == set(SMALL["lora_target_modules"].split(","))
 
 
 def test_the_summary_says_what_improved_and_what_to_run_next(whole: Path) -> None:
