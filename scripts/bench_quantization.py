@@ -2,7 +2,7 @@
 
     python scripts/bench_quantization.py quality [--text data/synthetic_train.jsonl …]
     python scripts/bench_quantization.py speed [--shape small] [--rows 4] [--length 128]
-    python scripts/bench_quantization.py speed --device cuda --shape 7B --rows 10 --length 2048 --dtype bfloat16
+    python scripts/bench_quantization.py --device cuda speed --shape 7B --rows 10 --length 2048 --dtype bfloat16
 
 quality: a small model is trained on text by the project's own supervised learner, through an adapter of full rank that
 is then merged into the weights. Its projections are quantised by this project, and by bitsandbytes where that is
