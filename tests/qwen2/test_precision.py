@@ -93,7 +93,7 @@ def noisy_adapter(model: Qwen2) -> Adapter:
 
 def test_the_planted_outliers_overflow_a_naive_float16_mlp(planted):
     half, exact = rounded(planted)
-    residual, _ = exact._scan(ROWS, None, None, None, "none", keep_cache=False)
+    residual, _ = exact._run(ROWS, None, None, None, "none", keep_cache=False)
     assert (np.abs(residual).max(axis=(1, 2)) > 1e6).all(), "the planted outliers should reach the residual stream"
 
     weights = {name: weight[0] for name, weight in half.layer_weights().items()}
@@ -152,6 +152,11 @@ def equations(jaxpr) -> Iterator:
                 yield from equations(inner)
 
 
+def batch_axes(product) -> tuple[int, ...]:
+    _, (left, _) = product.params["dimension_numbers"]
+    return left
+
+
 def test_around_a_bfloat16_base_what_is_delicate_is_float32(planted):
     model, adapter = with_dtype(planted, jnp.bfloat16), noisy_adapter(planted)
     program = jax.make_jaxpr(lambda model, weights: model.logits(ROWS, None, adapter.replace_weights(weights)))
@@ -168,8 +173,10 @@ def test_around_a_bfloat16_base_what_is_delicate_is_float32(planted):
     pairs = [tuple(variable.aval.dtype.name for variable in product.invars) for product in products]
     assert set(pairs) == {("bfloat16", "bfloat16"), ("float32", "float32")}, "a product of mixed dtypes widens a weight"
     assert {product.outvars[0].aval.dtype.name for product in products} == between
-    # Those in float32 are the adapter's, two for each of its matrices.
-    assert pairs.count(("float32", "float32")) == 2 * len(adapter.weights)
+    # Attention's go over a batch of heads (on CPUs they are float32 too); of the others in float32 all are the
+    # adapter's, two for each of its targets.
+    with_matrices = [pair for product, pair in zip(products, pairs, strict=True) if not batch_axes(product)]
+    assert with_matrices.count(("float32", "float32")) == 2 * len(adapter.weights)
 
 
 def test_a_bfloat16_base_stays_near_float32(unplanted):
