@@ -11,18 +11,21 @@ from aflow_jax.memory.devices import GIB, Device
 from aflow_jax.memory.liveness import Layout, tree_bytes
 from aflow_jax.memory.programs import (
     PolicyShape,
-    decode_copies,
+    adapter_piece_bytes,
     decode_layout,
     gradient_layout,
+    is_rearranged,
+    largest_stack_bytes,
     learner_state,
     optimizer_layout,
     prefill_layout,
+    rearranged_bytes,
     slot_state,
 )
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.sampling.filters import top_k_bound
-from aflow_jax.sampling.lane import bucket as engine_bucket
-from aflow_jax.sampling.lane import slot_count
+from aflow_jax.sampling.sizes import bucket as engine_bucket
+from aflow_jax.sampling.sizes import slot_count
 
 Terms = dict[str, int]
 
@@ -100,11 +103,17 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
     settings = learner_settings(config)
     resident = _resident(policy, settings)
     rollouts = config.rollout_batch_size * config.num_return_sequences_in_group
-    phases = {"sampling": resident | _sampling(config, policy, rollouts)}
-    phases["update"] = resident | _update(config, policy, settings, rollouts)
+    completions = {"sampling": rollouts}
     if config.eval_every and evaluated != 0:
-        completions = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
-        phases["evaluation"] = resident | _sampling(config, policy, completions)
+        completions["evaluation"] = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
+    slots = {phase: min(config.sampling_slots, slot_count(count)) for phase, count in completions.items()}
+    # Nothing is sampled before the warm start; from then on the copy, where there is one, stays.
+    kept = {"decode weights": max(rearranged_bytes(policy, count) for count in slots.values())}
+    moved = not all(is_rearranged(policy, count) for count in slots.values())
+    phases = {"sampling": resident | _sampling(config, policy, slots["sampling"], kept)}
+    phases["update"] = resident | kept | _update(config, policy, settings, rollouts, moved=moved)
+    if "evaluation" in slots:
+        phases["evaluation"] = resident | _sampling(config, policy, slots["evaluation"], kept)
     if config.warm_start:
         second = warm_start_settings(config)
         phases["warm start"] = _warm_start(config, policy, resident, second)
@@ -122,17 +131,20 @@ def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
     }
 
 
-def _sampling(config: Config, policy: PolicyShape, completions: int) -> Terms:
-    slots = min(config.sampling_slots, slot_count(completions))
-    cache_length = engine_bucket(config.prompt_max_length + config.max_new_tokens)
-    bound = top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
-    prompt = prefill_layout(policy, engine_bucket(config.prompt_max_length))
+def _sampling(config: Config, policy: PolicyShape, slots: int, kept: Terms) -> Terms:
+    length, bound = config.prompt_max_length, top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
+    cache_length = engine_bucket(length + config.max_new_tokens)
+    cut = not is_rearranged(policy, slots)
+    prompt = prefill_layout(policy, engine_bucket(length), cut=cut)
     decoding = decode_layout(policy, slots, cache_length, bound)
-    held = tree_bytes(slot_state(policy, slots, cache_length)) + prompt.outputs
-    return {"decode weights": decode_copies(policy, slots), "KV cache": held} | _fullest(policy, prompt, decoding)
+    weights = {"decode weights": kept["decode weights"] + adapter_piece_bytes(policy, slots)}
+    held = {"KV cache": tree_bytes(slot_state(policy, slots, cache_length)) + prompt.outputs}
+    running = weights | held | _fullest(policy, prompt, decoding)
+    # Before there are slots the base's layers, which the update left stacked, are cut.
+    return _fuller(running, kept | {"workspace": largest_stack_bytes(policy)}) if cut else running
 
 
-def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int) -> Terms:
+def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:
     layouts = gradient_layout(
         policy,
         settings,
@@ -140,8 +152,10 @@ def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequ
         learner_bucket(config.prompt_max_length + config.max_new_tokens),
         learner_bucket(config.max_new_tokens),
     )
-    gradients = tree_bytes(policy.adapter.weights)
-    return {"gradients": gradients} | _fullest(policy, layouts, optimizer_layout(policy, settings))
+    gradients = {"gradients": tree_bytes(policy.adapter.weights)}
+    running = gradients | _fullest(policy, layouts, optimizer_layout(policy, settings))
+    # Before the gradient the base's layers, which sampling left cut, are stacked again.
+    return _fuller(running, {"workspace": largest_stack_bytes(policy)}) if moved else running
 
 
 def _warm_start(config: Config, policy: PolicyShape, resident: Terms, settings: LearnerSettings) -> Terms:
@@ -151,7 +165,11 @@ def _warm_start(config: Config, policy: PolicyShape, resident: Terms, settings: 
         "adapter": resident["adapter"] + tree_bytes(policy.adapter.weights),
         "optimizer": resident["optimizer"] + second["optimizer"],
     }
-    return resident | doubled | _update(config, policy, settings, config.warm_start.batch_size)
+    return resident | doubled | _update(config, policy, settings, config.warm_start.batch_size, moved=False)
+
+
+def _fuller(one: Terms, other: Terms) -> Terms:
+    return max(one, other, key=lambda terms: sum(terms.values()))
 
 
 def _fullest(policy: PolicyShape, *layouts: Layout) -> Terms:

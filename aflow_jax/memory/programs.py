@@ -14,7 +14,16 @@ from aflow_jax.grpo.learner import LearnerState, apply_gradient
 from aflow_jax.grpo.settings import LearnerSettings
 from aflow_jax.memory.devices import Device
 from aflow_jax.memory.liveness import Layout, layout, tree_bytes
-from aflow_jax.qwen2 import Adapter, DecodeWeights, Qwen2, Qwen2Config, init_adapter, init_random, traced_for
+from aflow_jax.qwen2 import (
+    Adapter,
+    DecodeWeights,
+    Qwen2,
+    Qwen2Config,
+    init_adapter,
+    init_random,
+    suits_tiles,
+    traced_for,
+)
 from aflow_jax.qwen2.weights import choose_dtype
 from aflow_jax.sampling.decode import DrawSettings, SlotState, cut_layers, decode, empty_slots
 from aflow_jax.sampling.engine import Engine
@@ -68,9 +77,10 @@ class PolicyShape:
 
 
 @functools.lru_cache(maxsize=256)
-def prefill_layout(policy: PolicyShape, length: int) -> Layout:
+def prefill_layout(policy: PolicyShape, length: int, *, cut: bool) -> Layout:
     """Lay out the run of one prompt, `length` with its padding; the outputs are its keys and values."""
-    return policy.laid_out(prefill, policy.model, policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
+    model = cut_model(policy) if cut else policy.model
+    return policy.laid_out(prefill, model, policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
 
 
 @functools.lru_cache(maxsize=256)
@@ -100,13 +110,39 @@ def decode_weights(policy: PolicyShape, slots: int) -> DecodeWeights:
         return jax.eval_shape(cut, policy.model, policy.adapter)
 
 
-def decode_copies(policy: PolicyShape, slots: int) -> int:
-    """Return the bytes of `decode_weights` that are not the model's own arrays."""
+def is_rearranged(policy: PolicyShape, slots: int) -> bool:
+    """Return whether so many slots read a rearranged copy of the base; else the model's own weights, held cut."""
+    with traced_for(policy.device.as_absent()):
+        return suits_tiles(policy.model.dtype, slots)
+
+
+def rearranged_bytes(policy: PolicyShape, slots: int) -> int:
+    """Return the bytes of the base's rearranged copy, which the engine keeps once it is made; 0 where there is none."""
+    if not is_rearranged(policy, slots):
+        return 0
     weights = decode_weights(policy, slots)
-    own = [weights.embedding, weights.final_norm]
-    if isinstance(weights.output, Shape):
-        own.append(weights.output)
-    return tree_bytes(weights) - tree_bytes(own)
+    return tree_bytes(weights) - tree_bytes([weights.embedding, weights.final_norm, weights.adapters])
+
+
+def adapter_piece_bytes(policy: PolicyShape, slots: int) -> int:
+    """Return the bytes of the adapter's slices, one for each layer, which decoding reads."""
+    return tree_bytes(decode_weights(policy, slots).adapters)
+
+
+@functools.lru_cache(maxsize=256)
+def cut_model(policy: PolicyShape) -> Qwen2:
+    """Return the base's arrays with its layers held cut, as shapes."""
+
+    def cut(model: Qwen2) -> Qwen2:
+        model.cut()
+        return model
+
+    return jax.eval_shape(cut, policy.model)
+
+
+def largest_stack_bytes(policy: PolicyShape) -> int:
+    """Return what moving the layers' weights, one name at a time, needs beside the model (`Qwen2.cut`, `stack`)."""
+    return max(tree_bytes(weight) for weight in policy.model.layers.values())
 
 
 @functools.lru_cache(maxsize=256)

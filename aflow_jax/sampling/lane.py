@@ -205,8 +205,9 @@ class Lane:
     def _resize(self, slots: int, cache_length: int) -> None:
         cache_length = max(cache_length, self._cache_length)
         if self._state is None:
-            self._state = empty_slots(self._model, slots, cache_length)
+            # The weights first: what moving them needs for a moment is then not beside the cache.
             self._weights = self._base.with_adapter(self.adapter, rows=slots)
+            self._state = empty_slots(self._model, slots, cache_length)
         elif (slots, cache_length) != (len(self._slots), self._cache_length):
             self._state = resize(self._state, slots, cache_length)
         self._slots += [None] * (slots - len(self._slots))

@@ -12,6 +12,7 @@ from aflow_jax.memory.programs import PolicyShape, tree_bytes
 PARAMETERS_7B = 7_615_616_512
 ADAPTER_7B = 40_370_176  # rank 64 on q, k, v, o
 A100 = CARDS["a100_40gb"]
+MANY_ROLLOUTS = {"rollout_batch_size": 20, "sampling_slots": 40}
 CPU = Device(name="a CPU", platform="cpu", capacity=2**40)
 
 
@@ -40,6 +41,33 @@ def test_the_cache_of_a_slot_is_its_keys_and_values(preset_plans):
     one = 2 * 2 * layers * heads * width
     cache = preset_plans["a100_40gb"].phases["sampling"]["KV cache"]
     assert cache == pytest.approx(10 * positions * one + prompt * one, rel=1e-3)
+
+
+def test_decoding_reads_the_models_own_weights_and_a_slice_of_the_adapter_for_each_layer(preset_plans):
+    for name in ("a100_40gb", "t4_16gb"):
+        assert preset_plans[name].phases["sampling"]["decode weights"] == 4 * ADAPTER_7B
+        assert not preset_plans[name].phases["update"]["decode weights"]
+
+
+def test_in_float32_on_a_cpu_few_slots_read_a_copy_of_the_base_that_stays():
+    few, many = plan_of(small(eval_every=0)).phases, plan_of(small(eval_every=0, **MANY_ROLLOUTS)).phases
+    weights, adapter = few["sampling"]["weights"], few["update"]["gradients"]
+    assert few["update"]["decode weights"] == few["sampling"]["decode weights"] - adapter
+    # Tiles of 64 outputs are filled up.
+    assert weights < few["update"]["decode weights"] < 1.5 * weights
+    assert many["sampling"]["decode weights"] == adapter
+    assert not many["update"]["decode weights"]
+
+
+def test_moving_the_layers_takes_their_largest_stack_beside_the_model():
+    # So many layers for a few tokens that the move is the fullest moment of both phases.
+    created = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "vocab_size": 512}
+    config = small(create_model=created, prompt_max_length=16, generation_config={"max_new_tokens": 4}, eval_every=0)
+    plan = plan_of(config, A100)
+    stack = 2 * 24 * 256 * 1024
+    assert plan.phases["sampling"]["workspace"] == plan.phases["update"]["workspace"] == stack
+    assert "KV cache" not in plan.phases["sampling"]
+    assert "gradients" not in plan.phases["update"]
 
 
 @pytest.mark.parametrize(("quantization", "most"), [("int8", 8.8e9), ("nf4", 5.6e9)])
