@@ -3,7 +3,7 @@
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_count
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step, empty_cache
+from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step, decode_tokens, empty_cache
 from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
@@ -28,6 +28,7 @@ __all__ = [
     "create_checkpoint",
     "cut_adapter",
     "decode_step",
+    "decode_tokens",
     "empty_cache",
     "export_merged",
     "init_adapter",

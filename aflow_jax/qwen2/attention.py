@@ -59,23 +59,26 @@ def causal_attention(
 
 
 def cached_attention(
-    query: Float[Array, "B 1 H h"],
+    query: Float[Array, "B N H h"],
     keys: Float[Array, "B K h S"],
     values: Float[Array, "B K S h"],
-    lengths: Int[Array, "B"],
-) -> Float[Array, "B 1 H h"]:
-    """Attend from one new position of each row to the first `lengths[b]` places of its cache.
+    positions: Int[Array, "B N"],
+) -> Float[Array, "B N H h"]:
+    """Attend from N new positions of each row to the places of its cache up to each one's own, that one included.
 
     Both products read the cache in the order in which it lies: a cache `[B, S, K, h]` would be transposed whole, at
     every step (on CPU that made a decode step of a small model ten times slower).
     """
-    grouped = query.astype(keys.dtype).reshape(query.shape[0], keys.shape[1], -1, query.shape[-1])
+    batch, count, _, width = query.shape
+    # Heads of a group and new positions alike are rows of one product with the group's keys.
+    grouped = query.astype(keys.dtype).reshape(batch, count, keys.shape[1], -1, width).transpose(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch, keys.shape[1], -1, width)
     precision = matmul_precision(keys.dtype)
-    scores = jnp.einsum("bkgh,bkhs->bkgs", grouped, keys, precision=precision, preferred_element_type=jnp.float32)
-    valid = jnp.arange(keys.shape[-1]) < lengths[:, None, None, None]
-    weights = jax.nn.softmax(jnp.where(valid, scores * query.shape[-1] ** -0.5, -jnp.inf), axis=-1)
+    scores = jnp.einsum("bkgh,bkhs->bkgs", rows, keys, precision=precision, preferred_element_type=jnp.float32)
+    valid = jnp.arange(keys.shape[-1]) <= jnp.tile(positions, rows.shape[2] // count)[:, None, :, None]
+    weights = jax.nn.softmax(jnp.where(valid, scores * width**-0.5, -jnp.inf), axis=-1)
     attended = jnp.einsum("bkgs,bksh->bkgh", weights.astype(values.dtype), values, precision=precision)
-    return attended.reshape(query.shape)
+    return attended.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(query.shape)
 
 
 def _implementation(dtype: jnp.dtype, head_dim: int) -> str:

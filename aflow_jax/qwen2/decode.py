@@ -1,4 +1,4 @@
-"""One new token for each row: a key/value cache, and weights cut into layers once, outside the decode loop."""
+"""New tokens for each row: a key/value cache, and weights cut into layers once, outside the decode loop."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -115,39 +115,49 @@ def cut_adapter(adapter: Adapter | None, layers: int) -> tuple[Adapter | None, .
 def decode_step(
     weights: DecodeWeights, tokens: Int[Array, "B"], positions: Int[Array, "B"], cache: KVCache
 ) -> tuple[Float[Array, "B D"], KVCache]:
-    """Run one new token of each row.
+    """Run one new token of each row: `decode_tokens` for a single one."""
+    hidden, cache = decode_tokens(weights, tokens[:, None], positions, cache)
+    return hidden[:, 0], cache
+
+
+def decode_tokens(
+    weights: DecodeWeights, tokens: Int[Array, "B N"], positions: Int[Array, "B"], cache: KVCache
+) -> tuple[Float[Array, "B N D"], KVCache]:
+    """Run N new tokens of each row, each of which sees those before it.
 
     Args:
       weights: `Qwen2.unstacked(adapter)`.
-      tokens: The new token of each row.
-      positions: Its position, at least 0 and below the cache's length; earlier places of the row are filled.
+      tokens: The new tokens of each row.
+      positions: The place of the first of them, at least 0; earlier places of the row are filled. What comes to lie
+        past the end of the cache is dropped, and the states at and after it mean nothing.
       cache: Keys and values so far.
 
     Returns:
-      The hidden state of the new token after the final norm, and the cache with its keys and values.
+      The hidden states of the new tokens after the final norm, and the cache with their keys and values.
     """
     config = weights.config
-    cosines, sines = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
-    residual = weights.embedding[tokens][:, None, :].astype(jnp.float32)
-    rows = jnp.arange(tokens.shape[0])
+    places = positions[:, None] + jnp.arange(tokens.shape[1])
+    cosines, sines = rotary_angles(places, config.head_dim, config.rope_theta)
+    residual = weights.embedding[tokens].astype(jnp.float32)
+    rows = jnp.arange(tokens.shape[0])[:, None]
     keys, values = [], []
     for layer, adapter, layer_keys, layer_values in zip(
         weights.layers, weights.adapters, cache.keys, cache.values, strict=True
     ):
 
         def attend(query: Array, key: Array, value: Array, before: tuple = (layer_keys, layer_values)) -> tuple:
-            row_keys = _write(before[0].at[rows, :, :, positions], rotate(key, cosines, sines).astype(before[0].dtype))
-            row_values = _write(before[1].at[rows, :, positions], value.astype(before[1].dtype))
-            attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, positions + 1)
+            row_keys = _write(before[0].at[rows, :, :, places], rotate(key, cosines, sines).astype(before[0].dtype))
+            row_values = _write(before[1].at[rows, :, places], value.astype(before[1].dtype))
+            attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, places)
             return attended, (row_keys, row_values)
 
         residual, (layer_keys, layer_values) = layer_forward(config, layer, residual, attend, adapter=adapter)
         keys.append(layer_keys)
         values.append(layer_values)
-    hidden = rms_norm(residual[:, 0], weights.final_norm, config.rms_norm_eps)
+    hidden = rms_norm(residual, weights.final_norm, config.rms_norm_eps)
     return hidden.astype(weights.embedding.dtype), KVCache(tuple(keys), tuple(values))
 
 
-def _write(places: Any, new: Float[Array, "B 1 K h"]) -> Array:
-    """Set one place of each row of an array of the cache: `places` is `array.at[…]`."""
-    return places.set(new[:, 0], mode="drop", unique_indices=True)
+def _write(places: Any, new: Float[Array, "B N K h"]) -> Array:
+    """Set N places of each row of an array of the cache: `places` is `array.at[…]`."""
+    return places.set(new, mode="drop", unique_indices=True)

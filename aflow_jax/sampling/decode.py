@@ -32,6 +32,7 @@ class SlotState:
       produced: New tokens so far.
       active: Whether the slot's completion goes on.
       keys: Noise of each completion; a token's is this key with its place in the completion folded in.
+      history: Prompt and tokens so far, by position, for `lookup`; None where nothing is looked up.
     """
 
     cache: KVCache
@@ -40,6 +41,7 @@ class SlotState:
     produced: Int[Array, "B"]
     active: Bool[Array, "B"]
     keys: Key[Array, "B"]
+    history: Int[Array, "B S"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -74,15 +76,17 @@ class Chunk:
       tokens: Sampled tokens.
       logprobs: Their log-probabilities before the filters.
       active: Whether each slot's completion goes on after the chunk.
+      passes: How often a slot with a completion went through the model.
     """
 
     tokens: Int[Array, "C B"]
     logprobs: Float[Array, "C B"]
     active: Bool[Array, "B"]
+    passes: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def empty_slots(model: Qwen2, slots: int, cache_length: int) -> SlotState:
+@partial(jax.jit, static_argnums=(1, 2), static_argnames="with_history")
+def empty_slots(model: Qwen2, slots: int, cache_length: int, *, with_history: bool = False) -> SlotState:
     """All slots free."""
     integers = jnp.zeros(slots, jnp.int32)
     return SlotState(
@@ -92,6 +96,7 @@ def empty_slots(model: Qwen2, slots: int, cache_length: int) -> SlotState:
         produced=integers,
         active=jnp.zeros(slots, bool),
         keys=jax.random.split(jax.random.key(0, impl="threefry2x32"), slots),
+        history=jnp.zeros((slots, cache_length), jnp.int32) if with_history else None,
     )
 
 
@@ -118,6 +123,7 @@ def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
         produced=moved(state.produced),
         active=moved(state.active),
         keys=moved(state.keys),
+        history=None if state.history is None else moved(state.history, 1),
     )
 
 
@@ -174,7 +180,6 @@ def decode(
       chunk_length: Tokens at most.
       bound: `filters.top_k_bound` of the largest top_k.
     """
-    slots = state.active.shape[0]
     state = dataclasses.replace(state, active=state.active & settings.occupied)
     active_before = state.active.sum()
 
@@ -185,21 +190,29 @@ def decode(
 
     def advance(carry: tuple[Array, SlotState, Chunk]) -> tuple[Array, SlotState, Chunk]:
         step, state, chunk = carry
-        tokens, logprobs = _draw(weights, state, settings, bound)
+        tokens, logprobs = draw(weights, state.hidden, state.keys, state.produced, settings, bound)
         chunk = dataclasses.replace(
             chunk,
             tokens=chunk.tokens.at[step].set(jnp.where(state.active, tokens, -1)),
             logprobs=chunk.logprobs.at[step].set(logprobs),
+            passes=chunk.passes + state.active.sum(),
         )
         return step + 1, _run(weights, state, settings, tokens), chunk
 
-    blank = Chunk(
+    start = (jnp.int32(0), state, blank_chunk(state, chunk_length))
+    _, state, chunk = jax.lax.while_loop(unfinished, advance, start)
+    return state, dataclasses.replace(chunk, active=state.active)
+
+
+def blank_chunk(state: SlotState, chunk_length: int) -> Chunk:
+    """A chunk without a token."""
+    slots = state.active.shape[0]
+    return Chunk(
         tokens=jnp.full((chunk_length, slots), -1, jnp.int32),
         logprobs=jnp.zeros((chunk_length, slots), jnp.float32),
         active=state.active,
+        passes=jnp.int32(0),
     )
-    _, state, chunk = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state, blank))
-    return state, dataclasses.replace(chunk, active=state.active)
 
 
 def decode_allowed(
@@ -223,11 +236,12 @@ def _draw_allowed(
     weights: DecodeWeights, state: SlotState, settings: DrawSettings, allowed: UInt32[Array, "B M"], *, bound: int
 ) -> Chunk:
     active = state.active & settings.occupied
-    tokens, logprobs = _draw(weights, state, settings, bound, allowed)
+    tokens, logprobs = draw(weights, state.hidden, state.keys, state.produced, settings, bound, allowed)
     return Chunk(
         tokens=jnp.where(active, tokens, -1)[None],
         logprobs=logprobs[None],
         active=_goes_on(dataclasses.replace(state, active=active), settings, tokens),
+        passes=active.sum(),
     )
 
 
@@ -259,15 +273,25 @@ def _goes_on(state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) 
     return state.active & ~stopped & (state.produced + state.active < settings.limits)
 
 
-def _draw(
+def draw(
     weights: DecodeWeights,
-    state: SlotState,
+    hidden: Float[Array, "B D"],
+    keys: Key[Array, "B"],
+    numbers: Int[Array, "B"],
     settings: DrawSettings,
     bound: int,
     allowed: UInt32[Array, "B M"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    logits = weights.unembed(state.hidden)
-    keys = jax.vmap(jax.random.fold_in)(state.keys, state.produced)
+    """Draw the token after each state, with the noise of its completion's `numbers`-th token, from 0."""
+    logits = weights.unembed(hidden)
+    noise = jax.vmap(jax.random.fold_in)(keys, numbers)
     return sample_tokens(
-        logits, keys, settings.temperature, settings.top_k, settings.top_p, settings.min_p, bound=bound, allowed=allowed
+        logits,
+        noise,
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+        settings.min_p,
+        bound=bound,
+        allowed=allowed,
     )

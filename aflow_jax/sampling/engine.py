@@ -25,6 +25,7 @@ class Engine:
         prompt_max_length: int,
         long_prompts: Literal["error", "truncate"] = "error",
         chunk_length: int = 16,
+        drafted: int = 0,
     ) -> None:
         """Make an engine; nothing is compiled or allocated before the first call.
 
@@ -35,13 +36,17 @@ class Engine:
           prompt_max_length: Longest prompt, in tokens.
           long_prompts: What becomes of a longer one: "error", or "truncate", which keeps its last tokens and counts it.
           chunk_length: Tokens between two looks at which completions ended.
+          drafted: Tokens that prompt lookup drafts for each pass (`lookup`), below `chunk_length`; 0 is off.
         """
+        if not 0 <= drafted < chunk_length:
+            raise ValueError(f"drafted must be from 0 to {chunk_length - 1}, found {drafted}")
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
         self.prompt_max_length = prompt_max_length
         self.long_prompts = long_prompts
         self.chunk_length = chunk_length
+        self.drafted = drafted
         self.truncated_prompts = 0
         self._base = BaseWeights(model)
 
@@ -55,6 +60,7 @@ class Engine:
             prompt_max_length=self.prompt_max_length,
             long_prompts=self.long_prompts,
             chunk_length=self.chunk_length,
+            drafted=self.drafted,
         )
 
     def generate(

@@ -15,6 +15,7 @@ from jaxtyping import UInt32
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
 from aflow_jax.sampling.decode import BaseWeights, Chunk, DrawSettings, decode, decode_allowed, empty_slots, resize
 from aflow_jax.sampling.filters import top_k_bound
+from aflow_jax.sampling.lookup import decode_with_lookup
 from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
 from aflow_jax.sampling.sizes import bucket, slot_count
 from aflow_jax.sampling.text import TextStream
@@ -69,7 +70,12 @@ class _Running:
 
 
 class Lane:
-    """The slots of one adapter, their state on the device, and the requests that wait for them."""
+    """The slots of one adapter, their state on the device, and the requests that wait for them.
+
+    Attributes:
+      tokens: New tokens so far.
+      passes: How often a slot with a completion went through the model for them.
+    """
 
     def __init__(
         self,
@@ -81,8 +87,12 @@ class Lane:
         slots: int,
         chunk_length: int,
         constrained: bool = False,
+        drafted: int = 0,
     ) -> None:
-        """Make a lane of at most `slots` slots for requests with a constraint, or without; nothing is allocated yet."""
+        """Make a lane of at most `slots` slots for requests with a constraint, or without; nothing is allocated yet.
+
+        `drafted` tokens at each pass come of prompt lookup, where no constraint has the host look at every token.
+        """
         self.adapter = adapter
         self._model = model
         self._tokenizer = tokenizer
@@ -90,6 +100,8 @@ class Lane:
         self._most_slots = slots
         self._chunk_length = chunk_length
         self._constrained = constrained
+        self._drafted = 0 if constrained else drafted
+        self.tokens = self.passes = 0
         self._waiting: deque[Job] = deque()
         self._slots: list[_Running | None] = []
         self._cache_length = 0
@@ -139,7 +151,9 @@ class Lane:
         if self._in_flight is None:
             return []
         chunk, self._in_flight = self._in_flight, None
-        tokens, logprobs, active = jax.device_get((chunk.tokens, chunk.logprobs, chunk.active))
+        tokens, logprobs, active, passes = jax.device_get((chunk.tokens, chunk.logprobs, chunk.active, chunk.passes))
+        self.passes += int(passes)
+        self.tokens += int((tokens >= 0).sum())
         advanced = []
         for row, running in enumerate(self._slots):
             if running is None:
@@ -207,7 +221,7 @@ class Lane:
         if self._state is None:
             # The weights first: what moving them needs for a moment is then not beside the cache.
             self._weights = self._base.with_adapter(self.adapter, rows=slots)
-            self._state = empty_slots(self._model, slots, cache_length)
+            self._state = empty_slots(self._model, slots, cache_length, with_history=self._drafted > 0)
         elif (slots, cache_length) != (len(self._slots), self._cache_length):
             self._state = resize(self._state, slots, cache_length)
         self._slots += [None] * (slots - len(self._slots))
@@ -222,6 +236,10 @@ class Lane:
         arguments = self._weights, self._state, self._draw_settings()
         if self._constrained:
             self._state, chunk = decode_allowed(*arguments, self._allowed(), bound=bound)
+        elif self._drafted:
+            self._state, chunk = decode_with_lookup(
+                *arguments, chunk_length=self._chunk_length, bound=bound, drafted=self._drafted
+            )
         else:
             self._state, chunk = decode(*arguments, chunk_length=self._chunk_length, bound=bound)
         return chunk

@@ -19,11 +19,13 @@ class Prefix:
       hidden: State of its last token, which makes the logits of the first new one.
       cache: Its keys and values, padded to a bucket.
       length: Its number of tokens.
+      tokens: The tokens, padded to the bucket.
     """
 
     hidden: Float[Array, "D"]
     cache: KVCache
     length: Int[Array, ""]
+    tokens: Int[Array, "T"]
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +50,7 @@ class Admission:
 def prefill(model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "T"], length: Int[Array, ""]) -> Prefix:
     """Run one prompt, right-padded to a bucket."""
     hidden, cache = model.prefill(tokens[None], length[None], adapter, cache_length=tokens.shape[0])
-    return Prefix(hidden=hidden[0], cache=cache, length=length)
+    return Prefix(hidden=hidden[0], cache=cache, length=length, tokens=tokens)
 
 
 def insert(state: SlotState, prefix: Prefix, admission: Admission) -> SlotState:
@@ -75,6 +77,10 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> Sl
     def assign(values: Array, new: Array) -> Array:
         return values.at[admission.rows].set(new, mode="drop")
 
+    history = state.history
+    if history is not None:
+        padded = jnp.pad(prefix.tokens, (0, history.shape[1] - prefix.tokens.shape[0]))
+        history = assign(history, padded)
     return SlotState(
         cache=jax.tree.map(lambda slots, rows: _copy_rows(slots, rows, admission), state.cache, prefix.cache),
         hidden=assign(state.hidden, prefix.hidden),
@@ -82,6 +88,7 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> Sl
         produced=assign(state.produced, 0),
         active=assign(state.active, True),
         keys=assign(state.keys, noise_keys(admission.seeds, admission.seed_counts)),
+        history=history,
     )
 
 

@@ -25,6 +25,8 @@ class Scheduler:
 
     Attributes:
       truncated_prompts: Prompts cut to prompt_max_length so far.
+      tokens: New tokens so far.
+      passes: How often completions went through the model for them: fewer times where drafts were right.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Scheduler:
         prompt_max_length: int,
         long_prompts: Literal["error", "truncate"] = "error",
         chunk_length: int = 16,
+        drafted: int = 0,
     ) -> None:
         """Make a scheduler; nothing is compiled or allocated before the first step. Arguments are those of Engine."""
         self.truncated_prompts = 0
@@ -47,6 +50,8 @@ class Scheduler:
         self._prompt_max_length = prompt_max_length
         self._long_prompts = long_prompts
         self._chunk_length = chunk_length
+        self._drafted = drafted
+        self.tokens = self.passes = 0
         self._next_id = 0
         # By identity of the adapter, which the lane keeps alive, and whether there is a constraint; in the order of
         # their turns.
@@ -113,7 +118,10 @@ class Scheduler:
         key = next(iter(self._lanes))
         lane = self._lanes.pop(key)
         self._lanes[key] = lane
+        tokens, passes = lane.tokens, lane.passes
         progress = lane.step()
+        self.tokens += lane.tokens - tokens
+        self.passes += lane.passes - passes
         self._drop_idle()
         return progress
 
@@ -128,6 +136,7 @@ class Scheduler:
                 slots=self._slots,
                 chunk_length=self._chunk_length,
                 constrained=constrained,
+                drafted=self._drafted,
             )
         return self._lanes[key]
 
