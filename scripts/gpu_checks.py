@@ -1,0 +1,139 @@
+"""Every check and benchmark that wants a GPU, one program after the other, each within a few minutes.
+
+    python scripts/gpu_checks.py --list
+    python scripts/gpu_checks.py --out results                       # all, about half an hour
+    python scripts/gpu_checks.py --only tests model --out results    # some
+    python scripts/gpu_checks.py --small --out results               # the same programs at tiny shapes, on any device
+
+What each prints goes to a file of its name in the folder, and what took how long, and whether it ended well, to the
+terminal. The exit code is 1 where one of them did not. Nothing is downloaded: the models are random, of real shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = "scripts"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A program, at full size and at a tiny one.
+
+    Attributes:
+        shows: what it measures, and the aim where there is one.
+        full, small: arguments of Python.
+        minutes: after which it is ended.
+    """
+
+    shows: str
+    full: str
+    small: str
+    minutes: float
+
+
+_BF16 = "--dtype bfloat16"
+CHECKS = {
+    "tests": Check(
+        "the tests of the model, the sampler and the learner on this device",
+        "-m pytest -q tests/qwen2 tests/sampling tests/grpo",
+        "-m pytest -q tests/qwen2/test_decode.py",
+        9,
+    ),
+    "model": Check(
+        "forward and backward at 7B shape, of the matrix rate; int8 and nf4 over bf16 (aim: forward 55%; 1.35 x)",
+        f"{SCRIPTS}/bench_model.py --peers none --shape 7B --rows 10 --length 2048 {_BF16} --remat full "
+        "--quantization none,int8,nf4",
+        f"{SCRIPTS}/bench_model.py --peers none --shape tiny --rows 2 --length 64 --remat full "
+        "--quantization none,int8,nf4 --repetitions 1 --matrix-sizes 256",
+        9,
+    ),
+    "quantization": Check(
+        "bytes of the parameters, products, forward pass and decode step with quantised weights",
+        f"{SCRIPTS}/bench_quantization.py speed --shape 7B --rows 10 --length 2048 {_BF16}",
+        f"{SCRIPTS}/bench_quantization.py speed --shape tiny --rows 2 --length 32 --repetitions 1",
+        8,
+    ),
+    "sampling-10": Check(
+        "10 sequences: decode step of the bandwidth limit, prefill of the matrix rate (aim: 75%; 55%)",
+        f"{SCRIPTS}/bench_sampling.py --peers none --shape 7B {_BF16} --prompts 5 --samples 2",
+        f"{SCRIPTS}/bench_sampling.py --peers none --shape tiny --prompts 2 --samples 2 --length 16 --new-tokens 8 "
+        "--ragged 0 --repetitions 1",
+        8,
+    ),
+    "sampling-64": Check(
+        "64 sequences, likewise",
+        f"{SCRIPTS}/bench_sampling.py --peers none --shape 7B {_BF16} --prompts 32 --samples 2",
+        f"{SCRIPTS}/bench_sampling.py --peers none --shape tiny --prompts 4 --samples 2 --length 16 --new-tokens 8 "
+        "--ragged 0 --repetitions 1",
+        8,
+    ),
+    "learner": Check(
+        "an update of 10 sequences of 4096 tokens at 7B shape (aim: 45% of the matrix rate)",
+        f"{SCRIPTS}/bench_learner.py --sides ours --shape 7B --completion 3968 {_BF16} --remat full dots",
+        f"{SCRIPTS}/bench_learner.py --sides ours --shape tiny --rows 2 --prompt 16 --completion 16 --remat full "
+        "--repetitions 1",
+        9,
+    ),
+    "learner-peft": Check(
+        "the same against peft with gradient checkpointing, at 1,024 tokens (needs torch with CUDA; aim: 1.5 x)",
+        f"{SCRIPTS}/bench_learner.py --sides ours peft-checkpointing --shape 7B --completion 896 {_BF16} --remat full "
+        "--peer-microbatch 2",
+        f"{SCRIPTS}/bench_learner.py --sides ours peft-checkpointing --shape tiny --rows 2 --prompt 16 --completion 16 "
+        "--remat full --repetitions 1",
+        9,
+    ),
+} | {
+    f"memory-{preset}": Check(
+        f"the preset {preset} on a device capped at that card's memory: measured peak beside the plan",
+        f"{SCRIPTS}/check_memory_plan.py --preset {preset}",
+        f"{SCRIPTS}/check_memory_plan.py --preset {preset} --small",
+        9,
+    )
+    for preset in ("t4_16gb", "v100_16gb", "a100_40gb", "a100_80gb")
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), metavar="NAME")
+    parser.add_argument("--small", action="store_true", help="tiny shapes")
+    parser.add_argument("--out", type=Path, default=Path("gpu_checks"), help="folder of what they print")
+    options = parser.parse_args()
+    if options.list:
+        for name, check in CHECKS.items():
+            print(f"{name:16} at most {check.minutes:g} min: {check.shows}")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    outcomes = [run(name, options.out / f"{name}.txt", small=options.small) for name in options.only]
+    return 0 if all(outcomes) else 1
+
+
+def run(name: str, path: Path, *, small: bool) -> bool:
+    """Run one check; return whether it ended well."""
+    check, started = CHECKS[name], time.perf_counter()
+    command = [sys.executable, *(check.small if small else check.full).split()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with path.open("w", encoding="utf-8") as file:
+        print("$ python", *command[1:], file=file, flush=True)
+        try:
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=60 * check.minutes
+            ).returncode
+            ended = "ok" if code == 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"ended after {check.minutes:g} min"
+    print(f"{name:16} {ended:12} {time.perf_counter() - started:6.0f} s  {path}", flush=True)
+    return ended == "ok"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
