@@ -197,6 +197,7 @@ class Policy:
             slots=config.sampling_slots,
             prompt_max_length=config.prompt_max_length,
             long_prompts=config.prompt_overflow,
+            drafted=config.prompt_lookup,
         )
 
     def sampling_params(self, temperature: float) -> SamplingParams:

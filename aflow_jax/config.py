@@ -244,6 +244,9 @@ class Config(Section):
         default_factory=TemperatureSchedule, description="sampling temperature"
     )
     sampling_slots: int = Field(64, ge=1, description="sequences decoded together")
+    prompt_lookup: int = Field(
+        0, ge=0, le=15, description="tokens that prompt lookup drafts for each pass; the same answers, 0 is off"
+    )
     constrained_sampling: bool = Field(
         False, description="draw only tokens after which the answer can still be a workflow within workflow_limits"
     )
