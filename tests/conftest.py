@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +12,18 @@ _CACHE = tempfile.mkdtemp(prefix="aflow_jax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["WANDB_MODE"] = "offline"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules() -> Iterator[None]:
+    """Forget a module's compiled programs after it.
+
+    Each holds some of the memory maps that Linux grants a process, 65,530 by default: without them XLA ends it by a
+    segmentation fault. What is needed again comes from the cache on disk.
+    """
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

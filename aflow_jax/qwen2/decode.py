@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import QuantizedWeight
 from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles, tile
-
-if TYPE_CHECKING:
-    from aflow_jax.qwen2.model import Qwen2
 
 
 @jax.tree_util.register_dataclass
@@ -89,21 +86,10 @@ def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) 
     )
 
 
-def cut_layers(model: "Qwen2", adapter: Adapter | None, rows: int) -> DecodeWeights:
-    """Cut the weights into layers: `Qwen2.unstacked`."""
-    tiled = suits_tiles(model.dtype, rows)
-
-    def arranged(weight: Array | QuantizedWeight) -> Array | QuantizedWeight | TiledWeight:
-        return tile(weight) if tiled and isinstance(weight, jax.Array) and weight.ndim == 2 else weight
-
-    return DecodeWeights(
-        embedding=model.embedding.get_value(),
-        layers=tuple({name: arranged(at) for name, at in layer.items()} for layer in model.cut_weights()),
-        adapters=cut_adapter(adapter, model.config.num_hidden_layers),
-        final_norm=model.final_norm.get_value(),
-        output=arranged(model.output_weight()),
-        config=model.config,
-    )
+def arrange(weight: Array | QuantizedWeight, rows: int) -> Array | QuantizedWeight | TiledWeight:
+    """Return a weight of one layer in the order in which a product with so many rows reads it fastest."""
+    matrix = isinstance(weight, jax.Array) and weight.ndim == 2
+    return tile(weight) if matrix and suits_tiles(weight.dtype, rows) else weight
 
 
 @partial(jax.jit, static_argnums=1)

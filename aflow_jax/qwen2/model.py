@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_layers, decode_step
+from aflow_jax.qwen2.decode import DecodeWeights, KVCache, arrange, cut_adapter, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
 from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
@@ -128,7 +128,14 @@ class Qwen2(nnx.Module):
 
     def unstacked(self, adapter: Adapter | None, rows: int) -> DecodeWeights:
         """Return the weights cut into layers, for a decode loop of so many rows: call it once, outside the loop."""
-        return cut_layers(self, adapter, rows)
+        return DecodeWeights(
+            embedding=self.embedding.get_value(),
+            layers=tuple({name: arrange(at, rows) for name, at in layer.items()} for layer in self.cut_weights()),
+            adapters=cut_adapter(adapter, self.config.num_hidden_layers),
+            final_norm=self.final_norm.get_value(),
+            output=arrange(self.output_weight(), rows),
+            config=self.config,
+        )
 
     def quantized(self, kind: Quantization) -> "Qwen2":
         """Return the model with its projections quantised; the rest is shared."""
