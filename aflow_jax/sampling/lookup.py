@@ -56,9 +56,9 @@ def decode_with_lookup(
         gained, state, chunk = carry
         tokens, logprobs, hidden, state = _run_draft(weights, state, settings, bound, drafted)
         kept, state = _take_in(state, settings, tokens, hidden)
-        places = jnp.where(jnp.arange(drafted + 1) < kept[:, None], gained[:, None] + jnp.arange(drafted + 1), -1)
-        # Past the chunk's end, where what is not kept is dropped.
-        places = jnp.where(places < 0, chunk_length, places)
+        step = jnp.arange(drafted + 1)
+        # What is not kept goes past the chunk's end, where it is dropped.
+        places = jnp.where(step < kept[:, None], gained[:, None] + step, chunk_length)
         rows = jnp.arange(slots)[:, None]
         chunk = dataclasses.replace(
             chunk,
