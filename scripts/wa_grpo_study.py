@@ -1,0 +1,200 @@
+"""Plain GRPO, WA-GRPO and dynamic sampling on the quick start, at K = 2 and K = 8, over several seeds.
+
+    python scripts/wa_grpo_study.py --folder runs/wa_grpo_study --seeds 1 2 3 4 5 --out docs/wa_grpo_study.md
+
+Every arm samples the same number of rollouts a step. The arms of a seed start from one warm start: the same problems,
+base model, simulator and adapter. Each result is kept in FOLDER/results.json as soon as it is there; the same command
+goes on where it was stopped, and --report-only writes the tables from what is there.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarking import machine
+
+from aflow_jax.runs import read_rollouts
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ROLLOUTS = 48
+METHODS = {
+    "plain GRPO": ("wa_grpo.alpha=0.0",),
+    "WA-GRPO": ("wa_grpo.alpha=0.12",),
+}
+ARMS = {
+    f"{method}, K = {size}": (
+        *settings,
+        f"num_return_sequences_in_group={size}",
+        f"rollout_batch_size={ROLLOUTS // size}",
+    )
+    for size in (2, 8)
+    for method, settings in METHODS.items()
+}
+MEASURES = {
+    "accuracy": "accuracy on held-out problems",
+    "parse": "parse rate on held-out problems",
+    "tied": "groups whose rewards are all equal",
+    "same": "groups all right or all wrong",
+    "silent": "groups whose advantages are all 0",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--folder", type=Path, default=Path("runs/wa_grpo_study"), help="runs and results.json")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--report-only", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path, help="Markdown file to write; the tables are printed anyway")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every run")
+    options = parser.parse_intermixed_args()
+    study = Study(options.config, options.folder.resolve(), options.overrides)
+    if not options.report_only:
+        for seed in options.seeds:
+            for arm in options.arms:
+                study.train(seed, arm)
+    text = report(study, " ".join(sys.argv[1:]))
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+class Study:
+    """Runs of the training command, and what came of them.
+
+    Attributes:
+        results: seed → arm, or "warm start" → the measures, the commit, the number of rollouts sampled.
+    """
+
+    def __init__(self, config: str, folder: Path, overrides: list[str]) -> None:
+        self.config, self.folder, self.overrides = config, folder, overrides
+        self.path = folder / "results.json"
+        self.results: dict[str, dict[str, dict]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def train(self, seed: int, arm: str) -> None:
+        """Train one arm from the seed's warm start, unless its result is there."""
+        start = self.folder / f"seed_{seed}" / "warm"
+        if "warm start" not in self.results.get(str(seed), {}):
+            self._run(seed, start, "max_steps=0")
+            self._keep(seed, "warm start", _last_evaluation(start))
+        if arm in self.results[str(seed)]:
+            return
+        run = start.parent / "".join(letter if letter.isalnum() else "_" for letter in arm)
+        settings = (f"create_model=null", f"base_model={start / 'model'}", *ARMS[arm])
+        self._run(seed, run, "--resume", str(start / "checkpoints" / "step_0"), *settings)
+        self._keep(seed, arm, _last_evaluation(run) | _signal(run))
+        shutil.rmtree(run / "checkpoints")
+
+    def _run(self, seed: int, folder: Path, *arguments: str) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-m", "aflow_jax.train", "--config", self.config, f"seed={seed}"]
+        # Programs are the same in every run: compile each once.
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache")}
+        subprocess.run(
+            [*command, f"run_dir={folder}", *self.overrides, *arguments],
+            cwd=REPOSITORY,
+            check=True,
+            env=os.environ | cache,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def _keep(self, seed: int, name: str, result: dict) -> None:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+        )
+        result |= {"commit": commit.stdout.strip()}
+        self.results.setdefault(str(seed), {})[name] = result
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.results, indent=1))
+        partial.replace(self.path)
+        print(f"seed {seed}, {name}: {result}", flush=True)
+
+
+def _last_evaluation(folder: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "eval_accuracy" in line][-1]
+    return {"steps": last["step"], "accuracy": last["eval_accuracy"], "parse": last["eval_workflow/parse_rate"]}
+
+
+def _signal(folder: Path) -> dict[str, float]:
+    """Return how many groups of the training rollouts had something to learn from, and how many rollouts there were."""
+    groups: list[list[dict]] = []
+    for path in sorted(folder.glob("rollouts/step_*.jsonl.gz")):
+        by_problem: dict[str, list[dict]] = {}
+        for rollout in read_rollouts(path):
+            by_problem.setdefault(rollout["problem"]["id"], []).append(rollout)
+        groups.extend(by_problem.values())
+    return {
+        "tied": _share_of_groups(groups, "reward"),
+        "same": _share_of_groups(groups, "correctness"),
+        "silent": statistics.fmean(all(rollout["advantage"] == 0 for rollout in group) for group in groups),
+        "rollouts": sum(map(len, groups)),
+    }
+
+
+def _share_of_groups(groups: list[list[dict]], name: str) -> float:
+    return statistics.fmean(len({rollout[name] for rollout in group}) == 1 for group in groups)
+
+
+def report(study: Study, arguments: str) -> str:
+    """Return the tables as Markdown: only seeds that have every arm, so that all arms are of the same seeds."""
+    arms = [arm for arm in ARMS if any(arm in runs for runs in study.results.values())]
+    seeds = [seed for seed, runs in study.results.items() if all(arm in runs for arm in arms)]
+    runs = [study.results[seed] for seed in seeds]
+    if not runs:
+        return "No seed has all its arms yet.\n"
+    commits = sorted({run[arm]["commit"] for run in runs for arm in arms})
+    left = {seed: list(found) for seed, found in study.results.items() if seed not in seeds}
+    warm = [run["warm start"]["accuracy"] for run in runs]
+    lines = [
+        f"Seeds {', '.join(seeds)}; {runs[0][arms[0]]['steps']} steps of {ROLLOUTS} rollouts. Mean over seeds ± sample "
+        "standard deviation.",
+        "",
+        "| | " + " | ".join(MEASURES.values()) + " | rollouts sampled |",
+        "|---|" + "---|" * (len(MEASURES) + 1),
+        f"| after the warm start | {_spread(warm)} | {_spread([run['warm start']['parse'] for run in runs])} | | | | |",
+        *(_row(arm, [run[arm] for run in runs]) for arm in arms),
+        "",
+        "Held-out accuracy of each seed, and the difference to plain GRPO with the same K and seed, in points:",
+        "",
+        "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean difference ± deviation | better, worse |",
+        "|---|" + "---|" * (len(seeds) + 2),
+        "| after the warm start | " + " | ".join(f"{value:.1%}" for value in warm) + " | | |",
+        *(_compared(arm, runs) for arm in arms),
+        "",
+        *([f"Incomplete and left out: {left}.", ""] if left else []),
+        f"Made by `python scripts/wa_grpo_study.py {arguments}` at commit {', '.join(commits)} on "
+        f"{machine(('jax', 'flax', 'optax', 'numpy'))}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(arm: str, results: list[dict]) -> str:
+    cells = [_spread([result[name] for result in results]) for name in MEASURES]
+    return f"| {arm} | " + " | ".join(cells) + f" | {statistics.fmean(result['rollouts'] for result in results):.0f} |"
+
+
+def _compared(arm: str, runs: list[dict]) -> str:
+    accuracies = [run[arm]["accuracy"] for run in runs]
+    plain = "plain GRPO, " + arm.partition(", ")[2]
+    row = f"| {arm} | " + " | ".join(f"{value:.1%}" for value in accuracies)
+    if arm == plain:
+        return f"{row} | | |"
+    gains = [100 * (value - run[plain]["accuracy"]) for value, run in zip(accuracies, runs, strict=True)]
+    deviation = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return f"{row} | {statistics.fmean(gains):+.1f}{deviation} | {better}, {worse} |"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.1%}" + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
