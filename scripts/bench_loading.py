@@ -25,19 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarking import SHAPES
 
-from aflow_jax.qwen2 import Qwen2Config
+from aflow_jax.qwen2 import PUBLISHED_SIZES, Qwen2Config, published_shape
 from aflow_jax.qwen2.checkpoint import save_config, tensor_shapes, write_checkpoint
 from aflow_jax.qwen2.safetensors_file import DTYPES
 
-# hidden, intermediate, layers, heads, key/value heads, vocabulary, tied
-SHAPES = {
-    "tiny": (64, 128, 2, 4, 2, 1000, True),
-    "0.5B": (896, 4864, 24, 14, 2, 151936, True),
-    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
-    "3B": (2048, 11008, 36, 16, 2, 151936, True),
-    "7B": (3584, 18944, 28, 28, 4, 152064, False),
-}
 NUMPY_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 MIB = 1 << 20
 
@@ -45,7 +38,7 @@ MIB = 1 << 20
 def main() -> None:
     """Run every pair of loads and print a table of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.5B", "1.5B"])
+    parser.add_argument("--shapes", nargs="+", choices=PUBLISHED_SIZES, default=["0.5B", "1.5B"])
     parser.add_argument("--files", nargs="+", choices=NUMPY_DTYPES, default=["bfloat16", "float32"])
     parser.add_argument("--into", nargs="+", choices=NUMPY_DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -60,10 +53,10 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {versions()}; page cache {'cold' if options.cold else 'warm'}")
     print("returns/read: seconds, median (least – most); memory: times the bytes of what was asked for")
     with tempfile.TemporaryDirectory(dir=options.folder) as root:
-        warm_up = make_checkpoint(Path(root) / "warm-up", "tiny", "bfloat16", options.shard_gb)
+        warm_up = make_checkpoint(Path(root) / "warm-up", SHAPES["tiny"], "bfloat16", options.shard_gb)
         for shape in options.shapes:
             for file in options.files:
-                folder = make_checkpoint(Path(root) / f"{shape}-{file}", shape, file, options.shard_gb)
+                folder = make_checkpoint(Path(root) / f"{shape}-{file}", published_shape(shape), file, options.shard_gb)
                 for dtype in options.into:
                     print(
                         f"\n{shape}, {len(list(folder.glob('*.safetensors')))} {file} file(s) into {dtype}", flush=True
@@ -95,19 +88,8 @@ def compare(folder: Path, warm_up: Path, dtype: str, rounds: int, cold: bool) ->
     print(f"  ours / transformers: {', '.join(ratios)}", flush=True)
 
 
-def make_checkpoint(folder: Path, shape: str, dtype: str, shard_gb: float) -> Path:
-    """Write a checkpoint of a published shape with random weights of the published deviation."""
-    hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
-    config = Qwen2Config(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=hidden // heads,
-        vocab_size=vocabulary,
-        tie_word_embeddings=tied,
-    )
+def make_checkpoint(folder: Path, config: Qwen2Config, dtype: str, shard_gb: float) -> Path:
+    """Write a checkpoint with random weights of the published deviation."""
     folder.mkdir()
     save_config(config, folder, dtype)
     shapes = tensor_shapes(config)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aflow_jax.qwen2 import Qwen2Config
+from aflow_jax.qwen2 import Qwen2Config, published_shape
 
 _TINY = Qwen2Config(
     hidden_size=64,
@@ -40,27 +40,8 @@ SHAPES = {
     "small": dataclasses.replace(
         _TINY, hidden_size=256, intermediate_size=704, num_hidden_layers=6, head_dim=64, vocab_size=8192
     ),
-    "0.5B": dataclasses.replace(
-        _TINY,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        head_dim=64,
-        vocab_size=151936,
-        rope_theta=1e6,
-        tie_word_embeddings=True,
-    ),
-    "7B": Qwen2Config(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        head_dim=128,
-        vocab_size=152064,
-        rope_theta=1e6,
-    ),
+    "0.5B": published_shape("0.5B"),
+    "7B": published_shape("7B"),
 }
 """Shapes by name: two for trying out, and those of Qwen2.5-0.5B and -7B."""
 

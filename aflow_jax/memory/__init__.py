@@ -4,7 +4,7 @@ from aflow_jax.memory.devices import CARDS, Device, claim_gpu_memory, this_devic
 from aflow_jax.memory.fit import check_memory, mends
 from aflow_jax.memory.liveness import Layout, layout
 from aflow_jax.memory.plan import TERMS, MemoryPlan, plan_memory
-from aflow_jax.memory.shapes import found_shape, published_shape
+from aflow_jax.memory.shapes import found_shape
 
 __all__ = [
     "CARDS",
@@ -18,6 +18,5 @@ __all__ = [
     "layout",
     "mends",
     "plan_memory",
-    "published_shape",
     "this_device",
 ]

@@ -10,11 +10,13 @@ from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
+from aflow_jax.qwen2.sizes import PUBLISHED_SIZES, published_shape
 from aflow_jax.qwen2.tiles import suits_tiles
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 
 __all__ = [
+    "PUBLISHED_SIZES",
     "REMAT_POLICIES",
     "TARGETS",
     "AbsentDevice",
@@ -37,6 +39,7 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "parameter_count",
+    "published_shape",
     "resolve_model",
     "save_peft",
     "save_pretrained",

@@ -6,8 +6,9 @@ import runpy
 import pytest
 
 from aflow_jax.config import Config, load_config
-from aflow_jax.memory import CARDS, Device, found_shape, plan_memory, published_shape
+from aflow_jax.memory import CARDS, Device, found_shape, plan_memory
 from aflow_jax.memory.programs import PolicyShape, tree_bytes
+from aflow_jax.qwen2 import published_shape
 
 PARAMETERS_7B = 7_615_616_512
 ADAPTER_7B = 40_370_176  # rank 64 on q, k, v, o
