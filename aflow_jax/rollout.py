@@ -12,7 +12,16 @@ from aflow_jax.problems import Problem
 from aflow_jax.qwen2 import Adapter
 from aflow_jax.rewards import Grade, Grader
 from aflow_jax.sampling import Completion, Driver, Request, SamplingParams
-from aflow_jax.workflow import Execution, Executor, Limits, Outcome, Workflow, WorkflowError, parse_completion
+from aflow_jax.workflow import (
+    Execution,
+    Executor,
+    Limits,
+    Outcome,
+    Workflow,
+    WorkflowError,
+    graph_record,
+    parse_completion,
+)
 from aflow_jax.workflow import format as format_workflow
 
 
@@ -128,7 +137,7 @@ class RolloutCollector:
 
 
 def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:
-    """Return a rollout as plain data, for the files in rollouts/."""
+    """Return a rollout as plain data, for the files in rollouts/: `graph` is the workflow as nested data."""
     execution, grade = rollout.execution, rollout.grade
     return {
         "problem": {"id": rollout.problem.id, "source": rollout.problem.source, "domain": rollout.problem.domain},
@@ -138,6 +147,7 @@ def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:
         "tokens": len(rollout.completion.tokens),
         "finish_reason": rollout.completion.finish_reason,
         "workflow": None if rollout.workflow is None else format_workflow(rollout.workflow),
+        "graph": graph_record(rollout.workflow),
         "fault": None if rollout.fault is None else str(rollout.fault),
         "outcome": str(execution.outcome),
         "error": execution.error,

@@ -3,7 +3,7 @@
 from aflow_jax.workflow.aflow_module import AFlowError, AFlowModule, from_aflow_module, to_aflow_module
 from aflow_jax.workflow.constraint import WorkflowConstraint, WorkflowMatcher
 from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
-from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow
+from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow, graph_record
 from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
 from aflow_jax.workflow.library import OperatorCard, load_library, operator_library, operator_names
 from aflow_jax.workflow.measures import distance, nesting, operators_of, worst_case_calls
@@ -37,6 +37,7 @@ __all__ = [
     "distance",
     "format",
     "from_aflow_module",
+    "graph_record",
     "load_demonstrations",
     "load_library",
     "nesting",

@@ -78,7 +78,7 @@ class Executor:
         if unknown:
             return Execution.not_run(Outcome.PARSE, f"{', '.join(unknown)}: not among the operators offered")
         records: list[OperatorCall] = []
-        run = _Run(self._operators, self._resources, Deadline(self._timeout))
+        run = _Run(self._operators, self._resources, Deadline(self._timeout), len(seed))
         answer, error = None, None
         try:
             async with run.deadline:
@@ -137,11 +137,16 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Run:
-    """One rollout's way through its graph. Methods return the state after, and whether `done` ended the loop around."""
+    """One rollout's way through its graph. Methods return the state after, and whether `done` ended the loop around.
+
+    Attributes:
+        root: the length of the rollout's own seed: what follows it in a place's seed is the way through the graph.
+    """
 
     operators: dict[str, Operator]
     resources: Resources
     deadline: Deadline
+    root: int
 
     async def chain(self, chain: Chain, state: State, place: _Place) -> tuple[State, bool]:
         for index, stage in enumerate(chain.stages):
@@ -209,7 +214,8 @@ class _Run:
             error = "cancelled"
             raise
         finally:
-            place.records.append(_record(operator, call, state, step, session, clock.time() - start, error))
+            record = _record(operator, call, state, step, session, clock.time() - start, error)
+            place.records.append(replace(record, place=place.seed[self.root :]))
         return step.state
 
     def _is_ensemble(self, following: Sequence[Stage]) -> bool:

@@ -7,6 +7,7 @@ chains hold no chains (a group inside a chain changes nothing), and branches, lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 CHECKERS = ("Review", "Test")  # the operators that may decide a branch
 MAX_LOOP = 5
@@ -86,3 +87,21 @@ Workflow = Chain
 def as_chain(node: Stage | Chain) -> Chain:
     """Return the node as a chain: itself, or a chain of that one stage."""
     return node if isinstance(node, Chain) else Chain((node,))
+
+
+def graph_record(node: Stage | Chain | None) -> dict[str, Any] | None:
+    """Return the graph as plain data for JSON: each node's `kind` and its fields; `done` is None."""
+    match node:
+        case None:
+            return None
+        case Call(operator=operator, instruction=instruction):
+            return {"kind": "call", "operator": operator, "instruction": instruction}
+        case Chain(stages=stages):
+            return {"kind": "chain", "stages": [graph_record(stage) for stage in stages]}
+        case Parallel(branches=branches):
+            return {"kind": "parallel", "branches": [graph_record(branch) for branch in branches]}
+        case Branch(check=check, on_fault=on_fault, on_pass=on_pass):
+            arms = {"on_fault": graph_record(on_fault), "on_pass": graph_record(on_pass)}
+            return {"kind": "branch", "check": graph_record(check), **arms}
+        case Loop(body=body, times=times):
+            return {"kind": "loop", "times": times, "body": graph_record(body)}

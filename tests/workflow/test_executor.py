@@ -77,6 +77,26 @@ class TestControlFlow:
         assert (execution.outcome, order(execution)) == (Outcome.SCORED, operators)
         assert next(left, None) is None
 
+    def test_the_trace_says_where_in_the_graph_each_call_ran(self):
+        verdicts = iter("fp")
+
+        def reply(asked):
+            if asked.operator == "Review":
+                return review("fail" if next(verdicts) == "f" else "pass")
+            return solution("1")
+
+        workflow = "[Custom, Revise -> Custom] -> (Review ? Revise : done)*3 -> Custom"
+        execution = execute(workflow, ScriptedEndpoint(reply), seed=(7, 8, 9))
+        assert [(call.operator, call.place) for call in execution.trace] == [
+            ("Custom", (0, 0, 0)),
+            ("Revise", (0, 1, 0)),
+            ("Custom", (0, 1, 1)),
+            ("Review", (1, 0, 0, 0)),
+            ("Revise", (1, 0, 0, 1, 0)),
+            ("Review", (1, 1, 0, 0)),
+            ("Custom", (2,)),
+        ]
+
     def test_a_trailing_review_leaves_the_answer(self):
         assert execute("Custom -> Review", ScriptedEndpoint([solution("41"), review("fail")])).answer == "41"
 

@@ -16,6 +16,7 @@ from aflow_jax.workflow import (
     Parallel,
     WorkflowError,
     format,
+    graph_record,
     parse,
     parse_completion,
 )
@@ -219,3 +220,19 @@ def test_fuzzed_texts_never_crash_and_round_trip_when_they_parse():
             parsed += 1
             assert parse(format(workflow)) == workflow, text
     assert parsed > 200
+
+
+def test_a_graph_is_plain_data_too():
+    workflow = parse('[Custom("a"), Programmer] -> (Test ? Revise : done) * 2')
+
+    def call(operator, instruction=None):
+        return {"kind": "call", "operator": operator, "instruction": instruction}
+
+    def chain(*stages):
+        return {"kind": "chain", "stages": list(stages)}
+
+    branch = {"kind": "branch", "check": call("Test"), "on_fault": chain(call("Revise")), "on_pass": None}
+    assert graph_record(workflow) == chain(
+        {"kind": "parallel", "branches": [chain(call("Custom", "a")), chain(call("Programmer"))]},
+        {"kind": "loop", "times": 2, "body": chain(branch)},
+    )
