@@ -68,9 +68,9 @@ class OperatorCall:
         calls: LLM calls made, format retries included; the next three are their sums.
         latency: seconds from start to end, waits for free slots included; no part of a trace's equality.
         error: why it did not end well, or None.
-        place: the way to it through the graph: the stage's index in a chain; then, in a parallel, the branch's index and
-            the way in it; in a loop, the iteration from 0 and the way in the body; in a branch, 0 for the check, or 1
-            (fault) or 2 (pass) and the way in that arm.
+        place: the way to it through the graph: the stage's index in a chain; then, in a parallel, the branch's index
+            and the way in it; in a loop, the iteration from 0 and the way in the body; in a branch, 0 for the check,
+            or 1 (fault) or 2 (pass) and the way in that arm.
     """
 
     operator: str
