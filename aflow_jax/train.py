@@ -8,56 +8,42 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from aflow_jax.assembly import (
-    ProblemSets,
-    RunParts,
-    learner_settings,
-    load_problem_sets,
-    open_parts,
-    warm_start_learner,
-    workflow_limits,
-)
+from aflow_jax.assembly import ProblemSets, RunParts, learner_settings, load_problem_sets, open_parts, workflow_limits
 from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
-from aflow_jax.grpo import Batch, Learner, workflow_aware_advantages
+from aflow_jax.grpo import Learner
 from aflow_jax.llm import BudgetExhausted
 from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
 from aflow_jax.problems import BatchSchedule
-from aflow_jax.rewards import FEATURES, GradingUnavailable, workflow_features
-from aflow_jax.rollout import Rollout, RolloutCollector, as_record
+from aflow_jax.rollout import RolloutCollector, as_record
 from aflow_jax.rollout_metrics import rollout_metrics
 from aflow_jax.runs import (
-    HISTORY,
     Checkpoints,
-    MetricsFile,
     RunConsole,
     RunFolder,
-    WandbLog,
-    alarms,
-    figures,
     newest,
     peak_memory_gb,
     read_manifest,
     restore,
     write_rollouts,
 )
-from aflow_jax.workflow import demonstrations, load_demonstrations
+from aflow_jax.training import (
+    Journal,
+    RunState,
+    StoppedEarly,
+    as_batch,
+    rollout_advantages,
+    warm_start,
+    watch_voids,
+)
 
 # Streams of randomness: what is sampled for training never repeats in an evaluation.
 TRAINING, EVALUATION = 0, 1
-
-
-class StoppedEarly(Exception):
-    """The run cannot go on as it is; its state is saved and the message says what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,76 +121,59 @@ class Trainer:
         )
         self.learner = Learner(policy.model, policy.new_adapter(), learner_settings(config))
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
-        self.step: int | None = None  # what the learner's state is after; None until the warm start is done
         self.saved: int | None = None  # the newest checkpoint's step
-        self.unwritten: dict[str, float] | None = None  # metrics of `step`, until its evaluation completes them
-        self.num_tokens = 0
-        self.evaluations: dict[int, dict[str, float]] = {}
-        self.recent_voids: deque[int] = deque(maxlen=config.void_limit.window)
-        self.recent_metrics: deque[dict[str, float]] = deque(maxlen=HISTORY)
+        self.state = RunState(parts.budget, recent_voids=deque(maxlen=config.void_limit.window))
 
     async def train(self, start: Path | None) -> int:
         """Run the stages from the start, or from a checkpoint; return the exit code. Whatever stops it, it saves."""
-        config, say = self.config, self.console.say
+        config, state, say = self.config, self.state, self.console.say
         started = time.perf_counter()
         if start is not None:
             self._resume(start)
-        done = -1 if self.step is None else self.step - (self.unwritten is not None)
-        self.metrics = MetricsFile(self.folder.metrics, first_step=done + 1)
-        self.wandb = self._open_wandb()
+        self.journal = Journal(config, self.folder, self.console, first_step=state.next_line)
         try:
             if start is None:
                 await self._begin()
-            elif self.unwritten is not None:
+            elif state.unwritten is not None:
                 await self._complete()
-            with self.console.progress("training", config.max_steps, completed=self.step) as progress:
-                while self.step < config.max_steps:
-                    progress.advance(await self.train_step(self.step + 1))
+            with self.console.progress("training", config.max_steps, completed=state.step) as progress:
+                while state.step < config.max_steps:
+                    progress.advance(await self.train_step(state.step + 1))
             self.save()
-            self._summarise(time.perf_counter() - started)
+            self.journal.summarise(state.step, time.perf_counter() - started)
             return 0
         except asyncio.CancelledError:
-            if self.step is None:
+            if state.step is None:
                 raise
             self.save()
-            say(f"stopped at step {self.step}; go on with --resume latest")
+            say(f"stopped at step {state.step}; go on with --resume latest")
             return 130
         except (StoppedEarly, BudgetExhausted) as reason:
             self.save()
-            say(f"stopped at step {self.step}: {reason}; go on with --resume latest")
+            say(f"stopped at step {state.step}: {reason}; go on with --resume latest")
             return 3
         except UserError:
             self.save()
             raise
         finally:
             self.checkpoints.close()
-            if self.wandb:
-                self.wandb.close()
-
-    def _resume(self, start: Path) -> None:
-        """Take up the state of a checkpoint, and the little else that runs on from step to step."""
-        manifest = read_manifest(start)
-        self.learner.state = restore(start, self.learner.state)
-        self.step = manifest["step"]
-        self.saved = self.step if start.absolute().parent == self.checkpoints.folder else None
-        details, budget = manifest["details"], self.parts.budget
-        self.num_tokens = details["num_tokens"]
-        self.unwritten = details["unwritten"]
-        self.recent_voids.extend(details["recent_voids"])
-        spent = details["spent"]
-        budget.spent_calls, budget.spent_tokens, budget.spent_usd = spent["calls"], spent["tokens"], spent["usd"]
-        self.console.say(f"resumed: step {self.step} from {start}")
+            self.journal.close()
 
     async def _begin(self) -> None:
         """Warm start, first evaluation, first checkpoint: step 0."""
-        metrics = await self.warm_start() if self.config.warm_start else {}
-        self.step, self.unwritten = 0, metrics
+        config, metrics = self.config, {}
+        if config.warm_start:
+            adapter, metrics = await warm_start(
+                config, self.policy, self.learner.adapter, self.problems.train, self.console
+            )
+            self.learner = Learner(self.policy.model, adapter, learner_settings(config))
+        self.state.step, self.state.unwritten = 0, metrics
         await self._complete()
         self.save()
 
     async def train_step(self, step: int) -> dict[str, float]:
         """Make one GRPO step, numbered from 1; return its metrics."""
-        config, started = self.config, time.perf_counter()
+        config, state, started = self.config, self.state, time.perf_counter()
         temperature = config.temperature_schedule.at(step - 1)
         collected = await self.collector.collect(
             self.schedule.batch(step - 1),
@@ -214,56 +183,33 @@ class Trainer:
             adapter=self.learner.adapter,
         )
         rollouts = collected.rollouts
-        advantages = await self._advantages(rollouts)
+        advantages = await rollout_advantages(rollouts, config, self.console.say)
+
         updating = time.perf_counter()
-        update = self.learner.update(_as_batch(rollouts, advantages), temperature)
-        self.step = step
-        self.num_tokens += sum(len(r.completion.prompt_tokens) + len(r.completion.tokens) for r in rollouts)
+        update = self.learner.update(as_batch(rollouts, advantages), temperature)
+        state.step = step
+        state.num_tokens += sum(len(r.completion.prompt_tokens) + len(r.completion.tokens) for r in rollouts)
+        state.recent_voids.append(sum(rollout.outcome.is_void for rollout in rollouts))
+
         write_rollouts(self.folder.rollouts, f"step_{step:06d}", map(as_record, rollouts, advantages))
         metrics = rollout_metrics(rollouts, config.num_return_sequences_in_group) | update | self._spending()
-        metrics |= {"temperature": temperature, "num_tokens": self.num_tokens, "memory/peak_gb": peak_memory_gb()}
+        metrics |= {"temperature": temperature, "num_tokens": state.num_tokens, "memory/peak_gb": peak_memory_gb()}
         metrics |= collected.times | {"time/update": time.perf_counter() - updating}
-        self.unwritten = metrics | {"step_time": time.perf_counter() - started}
+        state.unwritten = metrics | {"step_time": time.perf_counter() - started}
         metrics = await self._complete()
         if step % config.save_every == 0:
             self.save()
-        self._watch_voids(rollouts)
+        watch_voids(rollouts, state.recent_voids, config.void_limit)
         return metrics
 
     async def _complete(self) -> dict[str, float]:
         """Evaluate where that is due, and write the step's metrics."""
-        step, metrics = self.step, self.unwritten
+        step, metrics = self.state.step, self.state.unwritten
         if self.config.eval_every and (step % self.config.eval_every == 0 or step == self.config.max_steps):
             metrics = metrics | await self.evaluate(step)
-        self._write(step, metrics)
-        self.unwritten = None
+        self.journal.write(step, metrics)
+        self.state.unwritten = None
         return metrics
-
-    async def warm_start(self) -> dict[str, float]:
-        """Teach the form of workflows from demonstrations; return the last step's loss and entropy."""
-        config, stage = self.config, self.config.warm_start
-        if stage.demonstrations:
-            pairs = load_demonstrations(stage.demonstrations, config.aflow_operators, workflow_limits(config))
-        else:
-            pairs = demonstrations(self.problems.train, config.aflow_operators, config.seed)
-        learner = warm_start_learner(config, self.policy, self.learner.adapter)
-        order, metrics = random.Random(f"{config.seed}/warm start"), {}
-        with self.console.progress("warm start", stage.steps) as progress:
-            for step in range(1, stage.steps + 1):
-                chosen = [pairs[order.randrange(len(pairs))] for _ in range(stage.batch_size)]
-                batch = Batch.from_rollouts(
-                    prompts=[self.policy.prompt_tokens(problem) for problem, _ in chosen],
-                    completions=(answers := [self.policy.answer_tokens(answer) for _, answer in chosen]),
-                    logprobs=[[0.0] * len(answer) for answer in answers],
-                    advantages=[0.0] * len(answers),
-                )
-                metrics = learner.supervised_update(batch.tokens, batch.lengths, batch.loss_mask)
-                progress.advance({"loss": metrics["loss"]})
-                await asyncio.sleep(0)  # where Ctrl-C is heard
-                if step == 1 or step % 50 == 0 or step == stage.steps:
-                    self.console.say(f"warm start {step}/{stage.steps}: loss {metrics['loss']:.3f} nats a token")
-        self.learner = Learner(self.policy.model, learner.adapter, learner_settings(config))
-        return {f"warm_start/{name}": metrics[name] for name in ("loss", "entropy")}
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Return the metrics of the held-out problems, each name with the prefix eval_."""
@@ -281,121 +227,26 @@ class Trainer:
         metrics = rollout_metrics(rollouts, stage.samples) | self._spending()
         metrics["time"] = time.perf_counter() - started
         write_rollouts(self.folder.rollouts, f"eval_{step:06d}", (as_record(rollout, 0.0) for rollout in rollouts))
-        self.evaluations[step] = metrics
-        self.console.say(f"evaluation at step {step}, {len(rollouts)} held-out rollouts: {figures(metrics)}")
+        self.journal.write_evaluation(step, metrics, len(rollouts))
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def save(self) -> None:
         """Save the state, once for each step."""
-        if self.step is None or self.saved == self.step:
+        if self.state.step is None or self.saved == self.state.step:
             return
-        budget = self.parts.budget
-        details = {
-            "num_tokens": self.num_tokens,
-            "recent_voids": list(self.recent_voids),
-            "unwritten": self.unwritten,
-            "spent": {"calls": budget.spent_calls, "tokens": budget.spent_tokens, "usd": budget.spent_usd},
-        }
-        self.checkpoints.save(self.step, self.learner.state, details=details)
-        self.saved = self.step
+        self.checkpoints.save(self.state.step, self.learner.state, details=self.state.details())
+        self.saved = self.state.step
 
-    async def _advantages(self, rollouts: Sequence[Rollout]) -> np.ndarray:
-        """Return one advantage a rollout, from the rewards and, in tied groups, from the traces."""
-        config, size = self.config, self.config.num_return_sequences_in_group
-        groups = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
-        features = [await self._features(group) for group in groups]
-        aware = config.wa_grpo
-        return workflow_aware_advantages(
-            np.array([rollout.grade.reward for rollout in rollouts]),
-            np.concatenate(features),
-            size,
-            alpha=aware.alpha,
-            weights=(
-                aware.diversity_weight,
-                aware.revise_gain_weight,
-                aware.exec_success_weight,
-                aware.efficiency_weight,
-                aware.op_variety_weight,
-            ),
-            scale=config.advantage_scale,
-            clip=config.advantage_clip,
-            void=np.array([rollout.outcome.is_void for rollout in rollouts]),
-        )
-
-    async def _features(self, group: Sequence[Rollout]) -> np.ndarray:
-        workflows, executions = [rollout.workflow for rollout in group], [rollout.execution for rollout in group]
-        try:
-            return await workflow_features(group[0].problem, workflows, executions, offered=self.config.aflow_operators)
-        except GradingUnavailable as error:
-            self.console.say(f"a tied group keeps advantage 0: its revisions cannot be graded: {error}")
-            return np.zeros((len(group), len(FEATURES)))
-
-    def _watch_voids(self, rollouts: Sequence[Rollout]) -> None:
-        """Stop the run when infrastructure faults have taken more than their share of a window of steps."""
-        limit = self.config.void_limit
-        voids = [rollout for rollout in rollouts if rollout.outcome.is_void]
-        self.recent_voids.append(len(voids))
-        if sum(self.recent_voids) > limit.ratio * limit.window * len(rollouts):
-            raise StoppedEarly(
-                f"{sum(self.recent_voids)} rollouts of the last {len(self.recent_voids)} steps are void "
-                f"(the latest: {voids[-1].outcome}: {voids[-1].execution.error}): see that the executor LLM and the "
-                "sandbox work"
-            )
+    def _resume(self, start: Path) -> None:
+        """Take up the state of a checkpoint."""
+        manifest = read_manifest(start)
+        self.learner.state = restore(start, self.learner.state)
+        self.state.take_up(manifest["step"], manifest["details"])
+        self.saved = self.state.step if start.absolute().parent == self.checkpoints.folder else None
+        self.console.say(f"resumed: step {self.state.step} from {start}")
 
     def _spending(self) -> dict[str, float]:
         return self.parts.client.counters.take().metrics()
-
-    def _open_wandb(self) -> WandbLog | None:
-        settings = self.config.wandb
-        if not settings.enabled:
-            return None
-        return WandbLog(
-            project=settings.project,
-            name=self.config.exp_name,
-            folder=self.folder.path,
-            config=self.config.model_dump(mode="json"),
-        )
-
-    def _write(self, step: int, metrics: dict[str, float]) -> None:
-        self.metrics.write(step, metrics)
-        if self.wandb:
-            self.wandb.write(step, metrics)
-        if step and (step % self.config.log_every == 0 or step in (1, self.config.max_steps)):
-            self.console.say(f"step {step}/{self.config.max_steps}: {figures(metrics)}")
-        if step:
-            self.recent_metrics.append(metrics)
-            for line in alarms(list(self.recent_metrics)):
-                self.console.say(line)
-
-    def _summarise(self, seconds: float) -> None:
-        """Say what improved, where things are, and what to run next."""
-        folder = self.folder.path
-        if len(self.evaluations) > 1:
-            first, last = self.evaluations[min(self.evaluations)], self.evaluations[max(self.evaluations)]
-            names = [
-                name for name in first if name.split("/")[0] in ("accuracy", "reward") or name == "workflow/parse_rate"
-            ]
-            rows = [
-                [name, f"{first[name]:.3f}", f"{last[name]:.3f}", f"{last[name] - first[name]:+.3f}"] for name in names
-            ]
-            self.console.table("held-out problems", ["", "before", "after", "change"], rows)
-        self.console.say(f"done: {self.step} steps in {seconds:.0f} s")
-        self.console.say(f"checkpoint: {folder}/checkpoints/step_{self.step}")
-        self.console.say(
-            f"figures: {folder}/metrics.jsonl; every rollout: {folder}/rollouts/; log: {folder}/training.log"
-        )
-        self.console.say(f"train on: the same command with --resume latest max_steps={self.config.max_steps * 2}")
-
-
-def _as_batch(rollouts: Sequence[Rollout], advantages: np.ndarray) -> Batch:
-    return Batch.from_rollouts(
-        prompts=[rollout.completion.prompt_tokens for rollout in rollouts],
-        completions=[rollout.completion.tokens for rollout in rollouts],
-        logprobs=[rollout.completion.logprobs for rollout in rollouts],
-        advantages=advantages,
-        truncated=[rollout.completion.finish_reason == "length" for rollout in rollouts],
-        void=[rollout.outcome.is_void for rollout in rollouts],
-    )
 
 
 if __name__ == "__main__":
