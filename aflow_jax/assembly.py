@@ -302,7 +302,13 @@ def warm_start_settings(config: Config) -> LearnerSettings:
 
 def policy_prompt(config: Config, problem: Problem) -> list[dict[str, str]]:
     """Return the chat messages that ask the policy for a workflow."""
-    return policy_messages(problem, config.aflow_operators, style=config.prompt_style, limits=workflow_limits(config))
+    return policy_messages(
+        problem,
+        config.aflow_operators,
+        style=config.prompt_style,
+        limits=workflow_limits(config),
+        workflow_format=config.workflow_format,
+    )
 
 
 def workflow_limits(config: Config) -> Limits:
@@ -312,7 +318,10 @@ def workflow_limits(config: Config) -> Limits:
 
 def _create_model(config: Config, problems: ProblemSets) -> None:
     prompts = [message["content"] for problem in problems.train for message in policy_prompt(config, problem)]
-    answers = [answer for _, answer in demonstrations(problems.train, config.aflow_operators, config.seed)]
+    pairs = demonstrations(problems.train, config.aflow_operators, config.seed, config.workflow_format)
     create_checkpoint(
-        config.model_source, texts=prompts + answers, seed=config.seed, **config.create_model.model_dump()
+        config.model_source,
+        texts=prompts + [answer for _, answer in pairs],
+        seed=config.seed,
+        **config.create_model.model_dump(),
     )

@@ -19,8 +19,9 @@ from aflow_jax.workflow import (
     Outcome,
     Workflow,
     WorkflowError,
+    WorkflowFormat,
     graph_record,
-    parse_completion,
+    read_answer,
 )
 from aflow_jax.workflow import format as format_workflow
 
@@ -74,6 +75,7 @@ class RolloutCollector:
         grader: grades answers.
         operators: the names that workflows may use.
         limits: bounds of a workflow.
+        workflow_format: what the policy writes workflows in.
         prompt_tokens: makes the policy's prompt for a problem.
     """
 
@@ -82,6 +84,7 @@ class RolloutCollector:
     grader: Grader
     operators: tuple[str, ...]
     limits: Limits
+    workflow_format: WorkflowFormat
     prompt_tokens: Callable[[Problem], tuple[int, ...]]
 
     async def collect(
@@ -127,7 +130,7 @@ class RolloutCollector:
     async def _run(self, problem: Problem, completion: Completion, seed: tuple[int, ...]) -> Rollout:
         workflow = fault = None
         try:
-            workflow = parse_completion(completion.text, operators=self.operators, limits=self.limits)
+            workflow = read_answer(completion.text, self.workflow_format, self.operators, self.limits)
         except WorkflowError as error:
             fault, execution = error, Execution.not_run(Outcome(error.code))
         else:

@@ -117,6 +117,7 @@ class Trainer:
             grader=parts.grader,
             operators=tuple(config.aflow_operators),
             limits=workflow_limits(config),
+            workflow_format=config.workflow_format,
             prompt_tokens=policy.prompt_tokens,
         )
         self.learner = Learner(policy.model, policy.new_adapter(), learner_settings(config))

@@ -86,7 +86,7 @@ class Study:
         if arm in self.results[str(seed)]:
             return
         run = start.parent / "".join(letter if letter.isalnum() else "_" for letter in arm)
-        settings = (f"create_model=null", f"base_model={start / 'model'}", *ARMS[arm])
+        settings = ("create_model=null", f"base_model={start / 'model'}", *ARMS[arm])
         self._run(seed, run, "--resume", str(start / "checkpoints" / "step_0"), *settings)
         self._keep(seed, arm, _last_evaluation(run) | _signal(run))
         shutil.rmtree(run / "checkpoints")

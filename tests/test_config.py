@@ -43,6 +43,11 @@ def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
         ("lora_target_modules: q_proj,w_proj", "'lora_target_modules': 'w_proj' is not one of q_proj,"),
         ("domain_ratios: {math: 0.5, qa: 0.4}", "'domain_ratios': the ratios must be 0 or more and add up to 1"),
         ("domain_ratios: {maths: 1.0}", "'domain_ratios.maths' is 'maths': input should be 'math', 'code' or 'qa'"),
+        ("workflow_format: python", "'workflow_format' is 'python': input should be 'language' or 'aflow'"),
+        (
+            "workflow_format: aflow\nconstrained_sampling: true",
+            "'constrained_sampling' follows the workflow language alone: set it to false",
+        ),
         ("train_dataset: null", "set train_dataset to a JSONL file, or synthetic_data to generate problems"),
         ("seed: 1\nseed: 2", "line 2, column 1: key 'seed' is given twice"),
         ("- 1", "the file must hold `key: value` lines, not a list"),

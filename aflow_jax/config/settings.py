@@ -103,7 +103,10 @@ class Config(Section):
         "error", description="what happens to a longer prompt; truncated ones are counted"
     )
     prompt_style: Literal["full", "short"] = Field(
-        "full", description="the text that teaches the workflow language; short is for tiny models"
+        "full", description="the text that teaches the format of workflows; short is for tiny models"
+    )
+    workflow_format: Literal["language", "aflow"] = Field(
+        "language", description="what the policy writes: the workflow language, or AFlow's Python modules"
     )
     response_max_length: int = Field(5120, ge=1, description="tokens of an answer at most")
     generation_config: GenerationConfig = Field(default_factory=GenerationConfig, description="sampling")
@@ -191,6 +194,15 @@ class Config(Section):
         upper = 1 + (self.clip_range_high or self.clip_range)
         if self.dual_clip <= upper:
             raise ValueError(f"'dual_clip' is {self.dual_clip}: must be > {upper:g}, the upper clip of the ratio")
+        return self
+
+    @model_validator(mode="after")
+    def _constraint_knows_the_format(self) -> Config:
+        if self.constrained_sampling and self.workflow_format != "language":
+            raise ValueError(
+                "'constrained_sampling' follows the workflow language alone: set it to false, or 'workflow_format' to "
+                "language"
+            )
         return self
 
     @property

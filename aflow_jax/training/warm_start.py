@@ -21,9 +21,11 @@ async def warm_start(
     """Return the adapter after the stage, and the last step's loss and entropy as metrics."""
     stage = config.warm_start
     if stage.demonstrations:
-        pairs = load_demonstrations(stage.demonstrations, config.aflow_operators, workflow_limits(config))
+        pairs = load_demonstrations(
+            stage.demonstrations, config.aflow_operators, workflow_limits(config), config.workflow_format
+        )
     else:
-        pairs = demonstrations(problems, config.aflow_operators, config.seed)
+        pairs = demonstrations(problems, config.aflow_operators, config.seed, config.workflow_format)
     learner = warm_start_learner(config, policy, adapter)
     order, metrics = random.Random(f"{config.seed}/warm start"), {}
     with console.progress("warm start", stage.steps) as progress:

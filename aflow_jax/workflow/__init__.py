@@ -1,6 +1,7 @@
 """From the policy's text to a run: the graph, its language, the prompt that teaches it, the operators, the executor."""
 
 from aflow_jax.workflow.aflow_module import AFlowError, AFlowModule, from_aflow_module, to_aflow_module
+from aflow_jax.workflow.answer import WorkflowFormat, answer_text, read_answer
 from aflow_jax.workflow.constraint import WorkflowConstraint, WorkflowMatcher
 from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow, graph_record
@@ -11,7 +12,7 @@ from aflow_jax.workflow.outcome import Outcome
 from aflow_jax.workflow.parser import WorkflowError
 from aflow_jax.workflow.prompt import policy_messages
 from aflow_jax.workflow.trace import Execution, OperatorCall, Usage
-from aflow_jax.workflow.warm_start import answer_text, demonstrations, load_demonstrations
+from aflow_jax.workflow.warm_start import demonstrations, load_demonstrations
 
 __all__ = [
     "AFlowError",
@@ -31,6 +32,7 @@ __all__ = [
     "Workflow",
     "WorkflowConstraint",
     "WorkflowError",
+    "WorkflowFormat",
     "WorkflowMatcher",
     "answer_text",
     "demonstrations",
@@ -48,6 +50,7 @@ __all__ = [
     "parse_completion",
     "parse_expression",
     "policy_messages",
+    "read_answer",
     "to_aflow_module",
     "worst_case_calls",
     "worst_case_llm_calls",

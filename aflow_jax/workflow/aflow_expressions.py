@@ -9,6 +9,7 @@ from dataclasses import replace
 from aflow_jax.workflow.aflow_scope import (
     MAX_CALLS,
     MAX_PIECES,
+    Number,
     Path,
     Record,
     Scope,
@@ -50,6 +51,8 @@ class Expressions:
             case ast.Constant(str() as text):
                 # An empty text stands for a solution that is not there yet.
                 return Text(scope.start, literals=(text,), is_given=True) if text.strip() else Text(scope.start)
+            case ast.Constant(int() as number) if not isinstance(number, bool):
+                return Number(number)
             case ast.Name(name) if name in scope.values:
                 return scope.values[name]
             case ast.Name(name) | ast.Attribute(ast.Name(), name) if name in self._constants:
@@ -67,8 +70,7 @@ class Expressions:
             case ast.BinOp(left, ast.Add(), right):
                 return self._joined([left, right], node, scope)
             case ast.JoinedStr(parts):
-                texts = [part.value if isinstance(part, ast.FormattedValue) else part for part in parts]
-                return self._joined(texts, node, scope)
+                return self._joined([_unformatted(part) for part in parts], node, scope)
             case ast.Call(ast.Name("str"), [inner], []) | ast.Call(ast.Attribute(inner, "strip"), [], []):
                 return self.text(inner, scope)
             case ast.Call(
@@ -107,6 +109,14 @@ class Expressions:
         if not isinstance(value, Texts):
             raise refused(node, f"{_shown(node)}, which is no list")
         return value
+
+    def rounds(self, node: ast.expr, scope: Scope) -> int | None:
+        """Return n for `range(n)`, None for anything else."""
+        match node:
+            case ast.Call(ast.Name("range"), [ast.Constant() | ast.Name() as bound], []):
+                value = self.value(bound, scope)
+                return value.number if isinstance(value, Number) else None
+        return None
 
     def _field(self, node: ast.expr, field: str, scope: Scope) -> Value:
         record = self.value(node, scope)
@@ -162,7 +172,7 @@ class Expressions:
         return tuple(values)
 
     def _source(self, node: ast.expr, scope: Scope) -> Sequence[Value]:
-        count = constant_range(node)
+        count = self.rounds(node, scope)
         if count is None:
             return self.texts(node, scope).items
         if count > MAX_ITEMS:
@@ -240,12 +250,13 @@ def as_candidate(value: Value, scope: Scope) -> Value:
     return Record(path, value.operator) if isinstance(value, Record) else replace(value, path=path)
 
 
-def constant_range(node: ast.expr) -> int | None:
-    """Return n for `range(n)`, None for anything else."""
-    match node:
-        case ast.Call(ast.Name("range"), [ast.Constant(int() as count)], []) if not isinstance(count, bool):
-            return count
-    return None
+def _unformatted(part: ast.expr) -> ast.expr:
+    """Return a part of an f-string as the expression that it is; its text must be taken as it stands."""
+    if not isinstance(part, ast.FormattedValue):
+        return part
+    if part.format_spec is not None or part.conversion not in (-1, ord("s")):
+        raise refused(part, "a format in an f-string")
+    return part.value
 
 
 def _as_text(value: Value) -> Value:

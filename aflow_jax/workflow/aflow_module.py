@@ -47,6 +47,8 @@ def from_aflow_module(source: str | AFlowModule, prompt: str = "") -> Workflow:
     1 to 5 rounds that carry a solution on, with `break` or `return`; `if` on a review's or test's result; text joined
     with `+` or an f-string; prompt constants; returns. What has no like in the language is refused.
 
+    A sentence that is returned where a check has failed, as AFlow's users write it, stands for the solution as it is.
+
     An operator sees the problem and the solution so far by itself, so literals that only label them (up to
     80 characters) are left out; the prompt constants in an operator's input are its instruction.
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from aflow_jax.workflow.aflow_expressions import MAX_ITEMS, Expressions, as_candidate, constant_range
+from aflow_jax.workflow.aflow_expressions import MAX_ITEMS, Expressions, as_candidate
 from aflow_jax.workflow.aflow_scope import (
     AFlowError,
     Path,
@@ -104,6 +104,11 @@ class Reader:
                 scope.values[name] = Texts((*items, added))
             case ast.Expr(ast.Await() as awaited):
                 self._expressions.value(awaited, scope)
+            case ast.Expr(ast.Call(ast.Name("print"), arguments, [])):
+                for argument in arguments:
+                    if any(isinstance(node, ast.Await) for node in ast.walk(argument)):
+                        raise refused(statement, "a print of what is not yet there")
+                    self._expressions.value(argument, scope)
             case _:
                 raise refused(statement, f"a statement of the kind {type(statement).__name__}")
 
@@ -115,7 +120,12 @@ class Reader:
             value = value.elts[0]
         if value is None:
             raise refused(statement, "a return without a solution")
-        path = self._expressions.text(value, scope).path
+        text = self._expressions.text(value, scope)
+        # What AFlow users return where a check has failed, such as "No solution passed", is no solution to anything:
+        # it stands for the solution as it is.
+        if text.is_given and not (scope.after_fault and isinstance(value, ast.Constant)):
+            raise refused(statement, "a return of a text that no operator made")
+        path = scope.last if text.is_given else text.path
         if not scope.is_current(path):
             # A result from before: whatever ran since then was in vain, and is found to be unused.
             scope.advance(scope.join([path], statement))
@@ -126,7 +136,7 @@ class Reader:
         bodies = [statement.body, statement.orelse] if verdict.passes else [statement.orelse, statement.body]
         arms, exits, before = [], [], []
         for body in bodies:
-            arm = scope.inner(verdict.path, in_loop=scope.in_loop)
+            arm = scope.inner(verdict.path, in_loop=scope.in_loop, after_fault=body is bodies[1])
             before.append(dict(arm.values))
             exits.append(self._block([*body, *rest], arm) if not _ends(body) else self._block(body, arm))
             arms.append(arm)
@@ -162,7 +172,7 @@ class Reader:
         self._arms[id(branch)] = (branch, statement, kinds)
 
     def _for(self, statement: ast.For, rest: Sequence[ast.stmt], scope: Scope) -> None:
-        count = constant_range(statement.iter)
+        count = self._expressions.rounds(statement.iter, scope)
         if count is None or statement.orelse or not isinstance(statement.target, ast.Name):
             raise refused(statement, "a for over anything but a range of so many rounds")
         scope.values.pop(statement.target.id, None)

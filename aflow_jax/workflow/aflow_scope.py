@@ -1,7 +1,8 @@
 """What the reader of AFlow modules knows while it follows one: values by name, and which stages each came out of.
 
-Values are text, a truth (a check's verdict), a flat list, or an operator's record; nothing else can be expressed. A
-`Path` is the stages that lead to a value. Its stages are compared by identity: two calls of one operator are two calls.
+Values are text, a number, a truth (a check's verdict), a flat list, or an operator's record; nothing else can be
+expressed. A `Path` is the stages that lead to a value. Its stages are compared by identity: two calls of one operator
+are two calls.
 """
 
 from __future__ import annotations
@@ -88,7 +89,14 @@ class Texts:
     items: tuple[Text | Record, ...]
 
 
-Value = Text | Record | Verdict | Texts
+@dataclass(frozen=True, eq=False)
+class Number:
+    """A whole number as it is written: how often a loop runs."""
+
+    number: int
+
+
+Value = Text | Record | Verdict | Texts | Number
 
 
 @dataclass(eq=False)
@@ -101,6 +109,7 @@ class Scope:
         last: the path of what ran last.
         sealed: whether that made a candidate, so that what follows starts elsewhere.
         in_loop: whether a `break` here ends a loop.
+        after_fault: whether it is the arm of a check that found a fault.
     """
 
     values: dict[str, Value]
@@ -108,6 +117,7 @@ class Scope:
     last: Path = field(init=False)
     sealed: bool = False
     in_loop: bool = False
+    after_fault: bool = False
 
     def __post_init__(self) -> None:
         self.last = self.start
@@ -154,9 +164,9 @@ class Scope:
         """Note what ran last."""
         self.last, self.sealed = path, False
 
-    def inner(self, base: Path, *, in_loop: bool) -> Scope:
+    def inner(self, base: Path, *, in_loop: bool, after_fault: bool = False) -> Scope:
         """Return a scope that starts where `base` ends: what is current there is its state at the start."""
-        scope = Scope({}, in_loop=in_loop)
+        scope = Scope({}, in_loop=in_loop, after_fault=after_fault)
         # A text from before a test stands for the one that the test gives back, where the module does not name that.
         named = any(isinstance(value, Text) and self._is_at(value.path, base) for value in self.values.values())
         for name, value in self.values.items():
@@ -182,9 +192,13 @@ class Scope:
         for name in {name for inner in inners for name in inner.values}:
             ends = [inner.values.get(name) for inner in inners]
             is_new = any(end is not start.get(name) for end, start in zip(ends, before, strict=True))
-            is_solution = all(_is_solution(end, inner) for end, inner in zip(ends, inners, strict=True))
+            is_solution = len({type(end) for end in ends}) == 1 and all(
+                _is_solution(end, inner) for end, inner in zip(ends, inners, strict=True)
+            )
             if is_solution and (is_new or not is_transparent(after.stages[-1])):
-                self.values[name] = Text(after)
+                # Of records from several operators, only the texts can be read.
+                is_record = isinstance(ends[0], Record)
+                self.values[name] = Record(after, "") if is_record else Text(after)
             elif (
                 all(isinstance(end, Text) and end.is_given for end in ends) and len({end.prompts for end in ends}) == 1
             ):
@@ -214,7 +228,8 @@ def refused(node: ast.AST, what: str) -> AFlowError:
 
 
 def _is_solution(value: Value | None, scope: Scope) -> bool:
-    return isinstance(value, Text) and not value.is_given and scope.is_current(value.path)
+    is_made = isinstance(value, Record) or (isinstance(value, Text) and not value.is_given)
+    return is_made and scope.is_current(value.path)
 
 
 def _reaches(path: Path, base: Path, *, past_test: bool) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import difflib
+import warnings
 from collections.abc import Iterator
 
 from aflow_jax.workflow.aflow_scope import AFlowError, refused
 from aflow_jax.workflow.library import operator_names
+from aflow_jax.workflow.parser import SURROGATE
 
 MAX_CHARACTERS = 100_000
+MAX_NUMBER = 10**9
 
 
 def parsed(source: str) -> ast.Module:
@@ -17,23 +20,31 @@ def parsed(source: str) -> ast.Module:
     if len(source) > MAX_CHARACTERS:
         raise AFlowError(1, f"the module has {len(source)} characters: at most {MAX_CHARACTERS}")
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings(action="ignore"):  # such as that of `1if`, which Python still reads
+            module = ast.parse(source)
     except SyntaxError as error:
         raise AFlowError(error.lineno or 1, f"not Python: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError):
         raise AFlowError(1, "not Python: null characters, or nested too deeply") from None
+    for node in ast.walk(module):
+        match node:
+            case ast.Constant(int() as number) if number > MAX_NUMBER:
+                raise refused(node, f"a number above {MAX_NUMBER}")
+            case ast.Constant(str() as text) if SURROGATE.search(text):
+                raise refused(node, "a text with half of a surrogate pair, which is no character")
+    return module
 
 
 def constants(module: ast.Module) -> dict[str, str]:
     """Return the texts that a module gives names to."""
-    return {
-        statement.targets[0].id: statement.value.value
-        for statement in module.body
-        if isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Name)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    }
+    texts = {}
+    for statement in module.body:
+        match statement:
+            case ast.Assign([ast.Name(name)], ast.Constant(str() as text)) | ast.AnnAssign(
+                ast.Name(name), value=ast.Constant(str() as text)
+            ):
+                texts[name] = text
+    return texts
 
 
 def workflow_class(module: ast.Module) -> tuple[ast.AsyncFunctionDef, dict[str, str]]:
@@ -41,9 +52,11 @@ def workflow_class(module: ast.Module) -> tuple[ast.AsyncFunctionDef, dict[str, 
     workflow = None
     for statement in module.body:
         match statement:
-            case ast.ClassDef("Workflow"):
+            case ast.ClassDef("Workflow", [], [], decorator_list=[]) if workflow is None:
                 workflow = statement
-            case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.Expr(ast.Constant()):
+            case ast.ClassDef("Workflow"):
+                raise refused(statement, "a second class Workflow, or one with a base class or a decorator")
+            case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AnnAssign() | ast.Expr(ast.Constant()):
                 pass
             case _:
                 raise refused(statement, f"a {type(statement).__name__} beside class Workflow")
@@ -52,7 +65,7 @@ def workflow_class(module: ast.Module) -> tuple[ast.AsyncFunctionDef, dict[str, 
     function, operators = None, {}
     for member in workflow.body:
         match member:
-            case ast.AsyncFunctionDef("__call__", decorator_list=[]):
+            case ast.AsyncFunctionDef("__call__", decorator_list=[]) if function is None:
                 function = member
             case ast.FunctionDef("__init__", decorator_list=[]):
                 operators = dict(_attributes(member))
@@ -84,7 +97,7 @@ def _attributes(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
                     near = difflib.get_close_matches(kind[:40], operator_names(), n=1, cutoff=0.0)[0]
                     raise refused(statement, f"the operator {kind}; the nearest known one is {near}")
                 yield name, kind
-            case ast.Assign() | ast.Expr(ast.Constant()) | ast.Pass():
+            case ast.Assign() | ast.Import() | ast.ImportFrom() | ast.Expr(ast.Constant()) | ast.Pass():
                 pass
             case _:
                 raise refused(statement, f"a {type(statement).__name__} in __init__")

@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Stage, Workflow
+from aflow_jax.workflow.language import TAG
 from aflow_jax.workflow.measures import operators_of
 
 ENSEMBLES = ("ScEnsemble", "MdEnsemble")
@@ -25,16 +26,19 @@ _CALLS = {
     "ScEnsemble": ("solutions={candidates}, problem={problem}", "response"),
     "MdEnsemble": ("solutions={candidates}, problem={problem}", "solution"),
 }
-_VERDICTS = {"Review": "review_result", "Test": "result"}
+VERDICTS = {"Review": "review_result", "Test": "result"}
 _NEEDS_ENTRY_POINT = frozenset({"CustomCodeGenerate", "Test"})
 
-_HEADER = """\
+_IMPORTS = """\
 import workspace.{dataset}.workflows.template.operator as operator
 import workspace.{dataset}.workflows.round_{round_number}.prompt as prompt_custom
 from scripts.async_llm import create_llm_instance
 from scripts.evaluator import DatasetType
 
 
+"""
+
+_HEAD = """\
 class Workflow:
     def __init__(self, name: str, llm_config, dataset: DatasetType) -> None:
         self.name = name
@@ -42,11 +46,32 @@ class Workflow:
         self.llm = create_llm_instance(llm_config)
 """
 
+_SHORT_HEAD = """\
+class Workflow:
+    def __init__(self, name, llm_config, dataset):
+        self.llm = create_llm_instance(llm_config)
+"""
+
+
+def call_form(operator: str) -> tuple[str, list[str]]:
+    """Return how an operator is called, as its first step, and the fields of its record that may be read."""
+    arguments, field = _CALLS[operator]
+    filled = arguments.format(
+        text="problem",
+        problem="problem",
+        analysis="solution",
+        instruction="prompt_custom.NAME",
+        candidates="candidates",
+    )
+    verdict = VERDICTS.get(operator)
+    fields = [verdict, field or "feedback"] if verdict else [field]
+    return f"await self.{snake_case(operator)}({filled})", fields
+
 
 class Writer:
     """Writes one workflow, line by line, in the order in which it runs."""
 
-    def __init__(self, workflow: Workflow, dataset: str | None, round_number: int) -> None:
+    def __init__(self, workflow: Workflow, dataset: str | None = None, round_number: int = 1) -> None:
         self._workflow = workflow
         self._names = tuple(dict.fromkeys(operators_of(workflow)))
         self._is_code = not _NEEDS_ENTRY_POINT.isdisjoint(self._names)
@@ -62,16 +87,26 @@ class Writer:
 
     def modules(self) -> tuple[str, str]:
         """Return the texts of the graph module and of the prompt module."""
+        workflow_class = self._class(_HEAD)
+        imports = _IMPORTS.format(dataset=self._dataset, round_number=self._round_number)
+        return imports + workflow_class, "".join(self._prompts)
+
+    def one_module(self) -> str:
+        """Return both as one module without imports: the prompt constants, then the class."""
+        workflow_class = self._class(_SHORT_HEAD)
+        prompts = "".join(self._prompts)
+        return f"{prompts}\n{workflow_class}" if prompts else workflow_class
+
+    def _class(self, head: str) -> str:
         self._line('solution = ""')
         if self._revises:
             self._line('feedback = "None"')
         self._chain(self._workflow, in_loop=False)
         self._line('return solution, self.llm.get_usage_summary()["total_cost"]')
-        header = _HEADER.format(dataset=self._dataset, round_number=self._round_number)
         attributes = "".join(f"        self.{snake_case(name)} = operator.{name}(self.llm)\n" for name in self._names)
         arguments = "self, problem: str, entry_point: str" if self._is_code else "self, problem: str"
         call = f"    async def __call__({arguments}):\n"
-        return header + attributes + "\n" + call + "\n".join(self._lines) + "\n", "".join(self._prompts)
+        return head + attributes + "\n" + call + "\n".join(self._lines) + "\n"
 
     def _chain(self, chain: Chain, *, in_loop: bool) -> None:
         candidates = None
@@ -109,14 +144,14 @@ class Writer:
         if field is not None:
             self._line(f'solution = result["{field}"]')
         self._has_begun = True
-        if self._revises and call.operator in _VERDICTS:
+        if self._revises and call.operator in VERDICTS:
             self._line(
                 'feedback = result["feedback"]' if field is None else 'feedback = "The tests in the problem fail."'
             )
 
     def _branch(self, branch: Branch, *, in_loop: bool) -> None:
         self._call(branch.check)
-        verdict = f'result["{_VERDICTS[branch.check.operator]}"]'
+        verdict = f'result["{VERDICTS[branch.check.operator]}"]'
         had_begun = self._has_begun
         self._line(f"if {verdict}:")
         self._arm(branch.on_pass, in_loop=in_loop)
@@ -159,7 +194,9 @@ class Writer:
 
     def _prompt(self, call: Call) -> str:
         name = f"{snake_case(call.operator).upper()}_{len(self._prompts) + 1}"
-        self._prompts.append(f"{name} = {call.instruction!a}\n")
+        # The tags of an answer's element are written with an escape, so that the module can stand in one.
+        text = TAG.sub(lambda tag: "\\x3c" + tag[0][1:], ascii(call.instruction))
+        self._prompts.append(f"{name} = {text}\n")
         return f"prompt_custom.{name}"
 
     def _line(self, text: str) -> None:

@@ -26,7 +26,7 @@ from aflow_jax.workflow.parser import Parser, WorkflowError, over
 
 OPENING, CLOSING = "<workflow>", "</workflow>"
 
-_TAG = re.compile(r"</?workflow>")
+TAG = re.compile(r"</?workflow>")
 # Progress, of 1: a text with an element whose expression is not read yet; one that only exceeds a limit.
 _ELEMENT_PROGRESS = 0.2
 _WELL_FORMED = 0.9
@@ -62,7 +62,7 @@ def parse(text: str, operators: Collection[str] | None = None, limits: Limits | 
     Raises:
         WorkflowError: PARSE or LIMIT, with the column in `text` (counted from 1 over all of it, line breaks included).
     """
-    if not _TAG.search(text):
+    if not TAG.search(text):
         return parse_expression(text, operators, limits)
     try:
         # A string may hold the tags, so a text that is an expression as a whole is one.
@@ -71,12 +71,37 @@ def parse(text: str, operators: Collection[str] | None = None, limits: Limits | 
         return parse_completion(text, operators, limits)
 
 
+def element(text: str) -> tuple[int, int]:
+    """Return where the content of an answer's one `<workflow>` element starts and ends; raise WorkflowError."""
+    tags = list(TAG.finditer(text))
+    if [tag[0] for tag in tags] == [OPENING, CLOSING]:
+        return tags[0].end(), tags[1].start()
+    if not tags:
+        message = f"expected one {OPENING}…{CLOSING} element, found none"
+        raise WorkflowError("PARSE", len(text) + 1, message)
+    if tags[0][0] == CLOSING:
+        message = f"expected {OPENING}, found {CLOSING}"
+        raise WorkflowError("PARSE", tags[0].start() + 1, message)
+    if len(tags) == 1:
+        message = f"expected {CLOSING}, found the end"
+        raise WorkflowError("PARSE", len(text) + 1, message, progress=_ELEMENT_PROGRESS / 2)
+    wrong = tags[2] if tags[1][0] == CLOSING else tags[1]
+    message = f"expected exactly one {OPENING}…{CLOSING} element, found another {wrong[0]}"
+    raise WorkflowError("PARSE", wrong.start() + 1, message, progress=_ELEMENT_PROGRESS / 2)
+
+
+def error_in_element(code: str, column: int, message: str, read: float) -> WorkflowError:
+    """Return the error of an element's content; its progress grows with the share that was read, 0 to 1."""
+    progress = _ELEMENT_PROGRESS + (_WELL_FORMED - _ELEMENT_PROGRESS) * read
+    return WorkflowError(code, column, message, progress=progress)
+
+
 def parse_completion(text: str, operators: Collection[str] | None = None, limits: Limits | None = None) -> Workflow:
     """Return the workflow of a policy's answer: anything, with exactly one `<workflow>…</workflow>` element in it.
 
     Arguments and errors are those of `parse`.
     """
-    start, end = _element(text)
+    start, end = element(text)
     return _parsed(text[start:end], start, operators, limits)
 
 
@@ -109,12 +134,14 @@ def _parsed(text: str, offset: int, operators: Collection[str] | None, limits: L
             instruction=limits.instruction,
         ).workflow()
     except WorkflowError as error:
-        raise _placed(error, offset, _share_read(text, error.column, limits)) from None
+        read = _share_read(text, error.column, limits)
+        raise error_in_element(error.code, error.column + offset, error.message, read) from None
     calls = worst_case_calls(workflow)
     if calls > limits.calls:
         start = len(text) - len(text.lstrip()) + 1
         what = f"{calls} operator calls in the worst case, loops unrolled"
-        raise _placed(over("calls", limits.calls, start, what), offset, 1.0)
+        error = over("calls", limits.calls, start + offset, what)
+        raise error_in_element(error.code, error.column, error.message, 1.0)
     return workflow
 
 
@@ -123,30 +150,6 @@ def _share_read(text: str, column: int, limits: Limits) -> float:
     if len(text) > limits.characters:
         return 0.0
     return len("".join(text[: column - 1].split())) / (len("".join(text.split())) + 1)
-
-
-def _placed(error: WorkflowError, offset: int, read: float) -> WorkflowError:
-    progress = _ELEMENT_PROGRESS + (_WELL_FORMED - _ELEMENT_PROGRESS) * read
-    return WorkflowError(error.code, error.column + offset, error.message, progress=progress)
-
-
-def _element(text: str) -> tuple[int, int]:
-    """Return where the content of the one element starts and ends."""
-    tags = list(_TAG.finditer(text))
-    if [tag[0] for tag in tags] == [OPENING, CLOSING]:
-        return tags[0].end(), tags[1].start()
-    if not tags:
-        message = f"expected one {OPENING}…{CLOSING} element, found none"
-        raise WorkflowError("PARSE", len(text) + 1, message)
-    if tags[0][0] == CLOSING:
-        message = f"expected {OPENING}, found {CLOSING}"
-        raise WorkflowError("PARSE", tags[0].start() + 1, message)
-    if len(tags) == 1:
-        message = f"expected {CLOSING}, found the end"
-        raise WorkflowError("PARSE", len(text) + 1, message, progress=_ELEMENT_PROGRESS / 2)
-    wrong = tags[2] if tags[1][0] == CLOSING else tags[1]
-    message = f"expected exactly one {OPENING}…{CLOSING} element, found another {wrong[0]}"
-    raise WorkflowError("PARSE", wrong.start() + 1, message, progress=_ELEMENT_PROGRESS / 2)
 
 
 def _chain_text(chain: Chain) -> str:
@@ -177,4 +180,4 @@ def _arm_text(arm: Chain | None) -> str:
 
 
 def _string_text(instruction: str) -> str:
-    return _TAG.sub(lambda tag: "\\u003c" + tag[0][1:], json.dumps(instruction, ensure_ascii=False))
+    return TAG.sub(lambda tag: "\\u003c" + tag[0][1:], json.dumps(instruction, ensure_ascii=False))

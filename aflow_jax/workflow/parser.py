@@ -21,7 +21,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _UNFINISHED_STRING = re.compile(_STRING_BODY)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 24
 
 _DESCRIPTIONS = {
@@ -142,7 +142,7 @@ class Parser:
             return Call(name)
         start, value = self._start, self._expect("string")
         instruction = json.loads(value)
-        if _SURROGATE.search(instruction):
+        if SURROGATE.search(instruction):
             raise self._error(start, "the instruction holds half of a surrogate pair, which is no character")
         if len(instruction) > self._instruction:
             raise self._over(

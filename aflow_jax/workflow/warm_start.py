@@ -9,8 +9,9 @@ from random import Random
 from aflow_jax.errors import UserError
 from aflow_jax.problems import Problem, default_sources
 from aflow_jax.problems.dataset import problem_from_row, read_rows
+from aflow_jax.workflow.answer import WorkflowFormat, answer_text, read_answer
 from aflow_jax.workflow.graph import Workflow
-from aflow_jax.workflow.language import CLOSING, OPENING, Limits, format, parse, parse_completion, parse_expression
+from aflow_jax.workflow.language import OPENING, Limits, parse, parse_expression
 from aflow_jax.workflow.measures import operators_of
 from aflow_jax.workflow.parser import WorkflowError
 
@@ -47,7 +48,9 @@ STANDARD_WORKFLOWS = {
 }
 
 
-def demonstrations(problems: Sequence[Problem], operators: Sequence[str], seed: int) -> list[tuple[Problem, str]]:
+def demonstrations(
+    problems: Sequence[Problem], operators: Sequence[str], seed: int, workflow_format: WorkflowFormat = "language"
+) -> list[tuple[Problem, str]]:
     """Return each problem with an answer: its kind, and a standard workflow of the operators offered.
 
     The workflow is drawn uniformly from its domain's. Naming the domain first gives the policy something to hang its
@@ -59,7 +62,7 @@ def demonstrations(problems: Sequence[Problem], operators: Sequence[str], seed: 
     pools = {domain: standard_workflows(domain, operators) for domain in {problem.domain for problem in problems}}
     random = Random(f"{seed}/demonstrations")
     return [
-        (problem, f"A {problem.domain} problem.\n{answer_text(random.choice(pools[problem.domain]))}")
+        (problem, f"A {problem.domain} problem.\n{answer_text(random.choice(pools[problem.domain]), workflow_format)}")
         for problem in problems
     ]
 
@@ -76,17 +79,16 @@ def standard_workflows(domain: str, operators: Sequence[str]) -> list[Workflow]:
     return offered
 
 
-def answer_text(workflow: Workflow) -> str:
-    """Return an answer as the policy is to write it: the canonical text in its element."""
-    return f"{OPENING}{format(workflow)}{CLOSING}"
-
-
 def load_demonstrations(
-    path: str | Path, operators: Sequence[str] | None = None, limits: Limits | None = None
+    path: str | Path,
+    operators: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    workflow_format: WorkflowFormat = "language",
 ) -> list[tuple[Problem, str]]:
     """Read a JSONL file of problems that each have a `workflow`: the answer to imitate, or its expression alone.
 
-    An answer is kept word for word (its reasoning is taught too), an expression is put into its element.
+    An answer is in the format given and kept word for word (its reasoning is taught too); an expression of the language
+    is put into its element, in that format.
 
     Raises:
         UserError: `path:line: reason`, for a bad problem or a workflow that the policy would not be allowed to write.
@@ -95,7 +97,7 @@ def load_demonstrations(
     pairs = []
     for number, row in read_rows(path):
         try:
-            answer = _answer(row.get("workflow"), operators, limits)
+            answer = _answer(row.get("workflow"), operators, limits, workflow_format)
             problem = problem_from_row(row, sources, default_id=f"{Path(path).stem}/{number}")
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from None
@@ -103,16 +105,18 @@ def load_demonstrations(
     return pairs
 
 
-def _answer(text: object, operators: Sequence[str] | None, limits: Limits | None) -> str:
+def _answer(
+    text: object, operators: Sequence[str] | None, limits: Limits | None, workflow_format: WorkflowFormat
+) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UserError("missing field 'workflow': expected the answer, or its expression, as a string")
     try:
-        return answer_text(parse_expression(text, operators, limits))
+        return answer_text(parse_expression(text, operators, limits), workflow_format)
     except WorkflowError as expression_error:
         if OPENING not in text:
             raise UserError(f"workflow: {expression_error}") from None
     try:
-        parse_completion(text, operators, limits)
+        read_answer(text, workflow_format, operators, limits)
     except WorkflowError as error:
         raise UserError(f"workflow: {error}") from None
     return text

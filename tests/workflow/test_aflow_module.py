@@ -193,6 +193,33 @@ def test_what_is_written_is_aflows_layout():
             """,
             'Custom("Solve it.") -> Review',
         ),
+        (
+            """
+            attempts = 2
+            solutions = []
+            for attempt in range(attempts):
+                draft = await self.custom_code_generate(problem=problem, entry_point=entry_point, instruction="")
+                solutions.append(draft['response'])
+            best = await self.sc_ensemble(solutions=solutions, problem=problem)
+            print("the best of them:", best['response'])
+            test = await self.test(problem=problem, solution=best['response'], entry_point=entry_point)
+            if test['result']:
+                return test['solution'], COST
+            else:
+                return "No solution passed the tests.", COST
+            """,
+            "[CustomCodeGenerate, CustomCodeGenerate] -> ScEnsemble -> Test ? done : done",
+        ),
+        (
+            """
+            draft = await self.custom(input=problem, instruction=prompt_custom.SOLVE)
+            review = await self.review(problem=problem, solution=draft['response'])
+            if not review['review_result']:
+                draft = await self.revise(problem=problem, solution=draft['response'], feedback=review['feedback'])
+            return draft['solution'], COST
+            """,
+            'Custom("Solve it.") -> Review ? Revise : done',
+        ),
     ],
 )
 def test_the_usual_shapes_are_understood(body, expected):
@@ -227,7 +254,34 @@ def test_the_usual_shapes_are_understood(body, expected):
         ("x = await self.custom(input=problem + '" + "x" * 81 + "')\nreturn x", 1, "make it a prompt constant"),
         ("x = await self.custom(input=problem)\nreturn x, problem", 2, "a second result other than the cost"),
         ("x = await self.custom(input=problem)", 0, "does not return"),
-        ("return problem", 0, "a workflow that runs no operator"),
+        ("return problem", 1, "a return of a text that no operator made"),
+        ("x = await self.custom(input=problem)\nreturn '42'", 2, "a return of a text that no operator made"),
+        (
+            "x = await self.custom(input=problem)\nr = await self.review(problem, x)\nif r['review_result']:\n"
+            "    return '42'\nreturn x",
+            4,
+            "a return of a text that no operator made",
+        ),
+        ("return ''", 0, "a workflow that runs no operator"),
+        ("x = 0x" + "f" * 6000 + "\nreturn x", 1, "a number above"),
+        ("for i in range(10**9**9):\n    pass", 1, "a for over anything"),
+        ("x = '\\ud800'\nreturn x", 1, "half of a surrogate pair"),
+        ("x = f'{problem:>999999999}'\nreturn x", 1, "a format in an f-string"),
+        ("x = f'{problem!r}'\nreturn x", 1, "a format in an f-string"),
+        ("x = '%s' % problem\nreturn x", 1, "`'%s' % problem`"),
+        ("x = '{0.__class__.__mro__}'.format(problem)\nreturn x", 1, "`'{0.__class__.__mro__}'.format(problem)`"),
+        ("x = (lambda: problem)()\nreturn x", 1, "`(lambda: problem)()`"),
+        ("x = {problem: [problem]}\nreturn x", 1, "`{problem: [problem]}`"),
+        ("x = [[problem]] * 9\nreturn x", 1, "`[[problem]] * 9`"),
+        ("x = self.__init__.__globals__\nreturn x", 1, "`self.__init__.__globals__`"),
+        ("x = prompt_custom.__builtins__\nreturn x", 1, "the prompt constant __builtins__"),
+        ("print(eval(problem))\nreturn problem", 1, "`eval(problem)`"),
+        ("print(await self.custom(input=problem))\nreturn problem", 1, "a print of what is not yet there"),
+        ("global problem\nreturn problem", 1, "a statement of the kind Global"),
+        ("del problem\nreturn problem", 1, "a statement of the kind Delete"),
+        ("with open('x') as f:\n    pass", 1, "a statement of the kind With"),
+        ("def f():\n    pass", 1, "a statement of the kind FunctionDef"),
+        ("x = yield problem", 1, "`(yield problem)`"),
         ("x = await self.sc_ensemble(solutions=[problem, problem])\nreturn x", 1, "a candidate that no operator"),
         (
             "for _ in range(2):\n    x = await self.custom(input=problem)\n    r = await self.review(problem, x)\n"
@@ -260,6 +314,12 @@ def test_doubling_texts_and_nested_loops_are_stopped():
     [
         ("", "there is no class Workflow"),
         ("class Workflow:\n    pass\n", "a member of class Workflow"),
+        ("class Workflow(Base):\n    pass\n", "one with a base class"),
+        ("class Workflow(metaclass=Type):\n    pass\n", "one with a base class"),
+        ("@register\nclass Workflow:\n    pass\n", "or a decorator"),
+        (HEADER + "        return problem\n" + "class Workflow:\n    pass\n", "a second class Workflow"),
+        (HEADER + "        return problem\n    async def __call__(self, problem):\n        pass\n", "a member"),
+        ("def helper():\n    pass\n", "a FunctionDef beside class Workflow"),
         ("print('hello')\n", "beside class Workflow"),
         ("class Workflow(\n", "not Python"),
         ("x = '\0'\n", "not Python"),
@@ -274,6 +334,22 @@ def test_doubling_texts_and_nested_loops_are_stopped():
 def test_what_is_no_module_of_a_workflow_is_refused(source, words):
     with pytest.raises(AFlowError, match=words):
         from_aflow_module(AFlowModule(source, ""))
+
+
+def test_hostile_shapes_are_refused_before_they_cost_anything():
+    """Shapes that cost most in a reader that follows every way, or that recurses once for each level."""
+    check = "r = await self.review(problem, x)\n"
+    arms = "".join(
+        f"{check}if r['review_result']:\n    x = await self.revise(problem, x)\n    y{n} = x\n" for n in range(90)
+    )
+    assert "calls" in refusal(f"x = await self.custom(input=problem)\n{arms * 3}return x").message
+    ways = "".join(f"{check}if r['review_result']:\n    if r['review_result']:\n        return x\n" for _ in range(60))
+    assert refusal(f"x = await self.custom(input=problem)\n{ways}return x").line
+    chain = "if x:\n    pass\n" + "elif x:\n    return x\n" * 4000
+    assert refusal(f"x = await self.custom(input=problem)\n{chain}").line
+    assert refusal("x = problem" + ".a" * 20_000 + "\nreturn x").line
+    assert refusal("x = " + " + ".join(["problem"] * 9000) + "\nreturn x").line
+    assert refusal("x = f'" + "{problem}a" * 5000 + "'\nreturn x").line
 
 
 WORDS = module(

@@ -8,12 +8,15 @@ import pytest
 from aflow_jax.errors import UserError
 from aflow_jax.problems import generate_problems
 from aflow_jax.workflow import (
+    answer_text,
     demonstrations,
     format,
     load_demonstrations,
     operator_names,
     operators_of,
+    parse,
     parse_completion,
+    read_answer,
 )
 from aflow_jax.workflow.warm_start import STANDARD_WORKFLOWS, standard_workflows
 
@@ -66,6 +69,21 @@ def test_a_users_file_gives_answers_or_expressions(tmp_path):
     pairs = load_demonstrations(path)
     assert [text for _, text in pairs] == [answer, "<workflow>Custom -> Revise</workflow>"]
     assert pairs[0][0].domain == "qa"
+
+
+def test_demonstrations_come_in_the_format_that_the_policy_is_to_write(tmp_path):
+    language = demonstrations(PROBLEMS[:40], operator_names(), seed=0)
+    aflow = demonstrations(PROBLEMS[:40], operator_names(), seed=0, workflow_format="aflow")
+    for (_, first), (_, second) in zip(language, aflow, strict=True):
+        assert "class Workflow" in second
+        assert read_answer(second, "aflow") == read_answer(first)
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({**ROW, "workflow": text}) + "\n" for text in (aflow[0][1], "Custom->Revise")))
+    pairs = load_demonstrations(path, workflow_format="aflow")
+    assert [text for _, text in pairs] == [aflow[0][1], answer_text(parse("Custom -> Revise"), "aflow")]
+    path.write_text(json.dumps({**ROW, "workflow": "<workflow>Custom</workflow>"}) + "\n")
+    with pytest.raises(UserError, match=":1: workflow: PARSE at column 11: line 1 of the module"):
+        load_demonstrations(path, workflow_format="aflow")
 
 
 @pytest.mark.parametrize(
