@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from aflow_jax.errors import UserError
 from aflow_jax.sandbox.guest import landlock, seccomp
-from aflow_jax.sandbox.guest.jail import SCRATCH, SCRATCH_BYTES
+from aflow_jax.sandbox.guest.jail import SCRATCH
 from aflow_jax.sandbox.process import BackendRefused, ZygoteProcess
 from aflow_jax.sandbox.results import SandboxUnavailable
 
@@ -29,6 +29,8 @@ _SYSTEM = (
     "/etc/ld.so.cache",
     "/etc/localtime",
 )
+# Bubblewrap's scratch is one for all jobs of a zygote; each is held to its share by its quota.
+_ALL_SCRATCH_BYTES = 1 << 30
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -107,6 +109,8 @@ def missing(backend: str) -> str | None:
         return f"no system call table for {os.uname().machine}"
     if backend in ("bubblewrap", "landlock") and not landlock.version():
         return "the kernel has no Landlock"
+    if backend in ("bubblewrap", "landlock") and landlock.version() < 3 and os.getuid() != 0:
+        return f"jobs without users of their own need Landlock 3, not {landlock.version()}: they could truncate files"
     if backend == "bubblewrap" and shutil.which("bwrap") is None:
         return "bwrap is not installed"
     if backend == "bubblewrap" and os.getuid() == 0:
@@ -132,9 +136,9 @@ def _mechanisms(backend: str) -> tuple[str, ...]:
         case "namespaces":
             walls = ("namespaces (mount, process, network, ipc)", "seccomp", *user, "sized tmpfs")
         case "bubblewrap":
-            walls = ("bubblewrap", f"Landlock {landlock.version()}", "seccomp", "sized tmpfs")
+            walls = ("bubblewrap", f"Landlock {landlock.version()}", "seccomp", "tmpfs with a quota")
         case "landlock":
-            walls = (f"Landlock {landlock.version()}", "seccomp", *user)
+            walls = (f"Landlock {landlock.version()}", "seccomp", *user, "disk quota")
         case _:
             return ("resource limits only: programs reach every file, process and network that you reach",)
     return (*walls, "resource limits", "empty environment")
@@ -148,7 +152,7 @@ def _bubblewrap(devices: list[str]) -> list[str]:
         command += ["--ro-bind", os.path.realpath(path), path]
     for device in devices:
         command += ["--dev-bind", device, device]
-    return [*command, "--size", str(SCRATCH_BYTES), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
+    return [*command, "--size", str(_ALL_SCRATCH_BYTES), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/"]
 
 
 @cache

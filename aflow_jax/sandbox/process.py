@@ -65,18 +65,31 @@ class Job:
         if fault is not None:
             raise SandboxUnavailable(f"the sandbox could not wall its job in: {fault}")
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Sends a message. Raises ClosedError when the job is gone, WireError when it is too long."""
-        self.send_body(json.dumps(message).encode())
+    def send(self, message: dict[str, Any], deadline: float) -> None:
+        """Sends a message.
 
-    def send_body(self, body: bytes) -> None:
+        Raises:
+            ClosedError: the job is gone.
+            DeadlineError: it does not read.
+            WireError: the message is too long.
+        """
+        self.send_body(json.dumps(message).encode(), deadline)
+
+    def send_body(self, body: bytes, deadline: float) -> None:
         """Sends a frame's body as it is."""
+        self.channel.settimeout(max(deadline - time.monotonic(), 1e-6))
         try:
             send_bytes(self.channel, body)
         except TimeoutError as error:
             raise DeadlineError from error
         except OSError as error:
             raise ClosedError from error
+
+    def has_spoken(self) -> bool:
+        """Whether something of the job's is waiting to be received."""
+        waiting = select.poll()
+        waiting.register(self.channel, select.POLLIN)
+        return bool(self._received) or any(events & select.POLLIN for _, events in waiting.poll(0))
 
     def receive_body(self, deadline: float) -> bytes:
         """The next frame's body. Raises DeadlineError, or ClosedError when the job ended or broke the rules."""

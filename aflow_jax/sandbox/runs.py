@@ -10,7 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from aflow_jax.sandbox.guest.wire import WireError, decode, load_message
+from aflow_jax.sandbox.guest.source import STDOUT_LIMIT
+from aflow_jax.sandbox.guest.wire import TEXT_LIMIT, WireError, decode, load_message
 from aflow_jax.sandbox.pool import SLOTS, Pool, shared_pool
 from aflow_jax.sandbox.process import ClosedError, DeadlineError, Job
 from aflow_jax.sandbox.results import ProgramResult, SandboxUnavailable, TestResult
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 
 # After the solution's time is over its referee still has the rest of the asserts to count, which takes milliseconds.
 _GRACE_SECONDS = 2.0
+_ERROR_LIMIT = 4_000
 _LONGEST_INTEGER_BITS = 13_287  # 4,000 digits; Python prints 4,300
 
 
@@ -109,8 +111,9 @@ class _Run:
             message, fault = None, None
             try:
                 job.await_walls()
-                job.send({"source": source})
-                message = job.receive(time.monotonic() + timeout)
+                deadline = time.monotonic() + timeout
+                job.send({"source": source}, deadline)
+                message = job.receive(deadline)
             except (DeadlineError, ClosedError, WireError) as error:
                 fault = error
             finally:
@@ -154,13 +157,14 @@ class Relay:
     def run(self, code: str, entry_point: str, test: str) -> dict[str, Any] | None:
         """Relays until the referee's verdict; None when it gave none that counts."""
         try:
-            self._referee.send({"test": test, "entry_point": entry_point, "nonce": self._nonce})
+            order = {"test": test, "entry_point": entry_point, "nonce": self._nonce}
+            self._referee.send(order, self._deadline + _GRACE_SECONDS)
             self._load(code)
             while True:
                 body = self._referee.receive_body(self._deadline + _GRACE_SECONDS)
                 if not body.startswith(b'{"ask": '):
                     return self._verdict(body)
-                self._referee.send_body(self._answer(body))
+                self._referee.send_body(self._answer(body), self._deadline + _GRACE_SECONDS)
         except DeadlineError:
             self._timed_out = True
         except (ClosedError, WireError):
@@ -169,10 +173,10 @@ class Relay:
 
     def _load(self, code: str) -> None:
         try:
-            self._solution.send({"source": code})
+            self._solution.send({"source": code}, self._deadline)
             loaded = self._solution.receive(self._deadline)
             if loaded.get("loaded") is not True:
-                self._gone = str(loaded.get("error"))[:2_000]
+                self._gone = _text(loaded.get("error"), TEXT_LIMIT) or "its code did not load"
         except DeadlineError:
             self._out_of_time()
         except ClosedError:
@@ -181,9 +185,11 @@ class Relay:
             self._gone = f"the solution is {error}"
 
     def _answer(self, body: bytes) -> bytes:
+        if self._gone is None and self._solution.has_spoken():
+            self._gone = "the solution answered before it was asked"
         if self._gone is None:
             try:
-                self._solution.send_body(body[len(b'{"ask": ') : -1])
+                self._solution.send_body(body[len(b'{"ask": ') : -1], self._deadline)
                 return self._solution.receive_body(self._deadline)
             except DeadlineError:
                 self._out_of_time()
@@ -210,9 +216,13 @@ class Relay:
         if verdict is None:
             why = f"no verdict after {self._timeout:g} seconds" if self._timed_out else "the test's process ended"
             return TestResult("timeout" if self._timed_out else "error", 0, 0, why)
-        passed, total, error = verdict["passed"], verdict["total"], verdict["error"]
+        # A test's own `except` may hide from its referee that the solution ended: that is no pass.
+        passed, total, error = verdict["passed"], verdict["total"], verdict["error"] or self._gone
+        error = _text(error, _ERROR_LIMIT)
         if error is None and not self._timed_out and passed == total > 0:
             return TestResult("ok", passed, total, None)
+        # What ended the solution is a thing that failed, whatever the test made of it.
+        total += passed == total > 0
         return TestResult("timeout" if self._timed_out else "error", passed, total, error)
 
 
@@ -221,10 +231,9 @@ def _body(message: dict[str, Any]) -> bytes:
 
 
 def _program_result(message: dict[str, Any]) -> ProgramResult:
-    stdout, error = message.get("stdout"), message.get("error")
-    stdout = stdout[:64_000] if type(stdout) is str else ""
+    stdout, error = _text(message.get("stdout"), STDOUT_LIMIT) or "", message.get("error")
     if error is not None:
-        return ProgramResult("error", None, stdout, str(error)[:4_000])
+        return ProgramResult("error", None, stdout, _text(error, _ERROR_LIMIT) or "the program gave no readable error")
     try:
         value = decode(message.get("value"), _no_reference)
         _check_printable(value)
@@ -233,10 +242,19 @@ def _program_result(message: dict[str, Any]) -> ProgramResult:
     return ProgramResult("ok", value, stdout, None)
 
 
+def _text(told: Any, limit: int) -> str | None:
+    """A text from a sandbox, cut to size and fit to be written anywhere; None for anything else, never looked at."""
+    if type(told) is not str:
+        return None
+    return told[:limit].encode("utf-8", errors="replace").decode("utf-8")
+
+
 def _check_printable(value: Any) -> None:
     # Python refuses to print longer integers: a value that raises in the hands of whoever formats it is no result.
     if type(value) is int and value.bit_length() > _LONGEST_INTEGER_BITS:
         raise WireError("an integer of more than 4,000 digits")
+    if type(value) is str and not value.isascii() and _text(value, len(value)) != value:
+        raise WireError("a text with half of a surrogate pair, which cannot be written")
     if type(value) in (list, tuple, set, frozenset):
         for item in value:
             _check_printable(item)

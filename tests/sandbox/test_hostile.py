@@ -35,10 +35,11 @@ def world(backend, tmp_path_factory):
     """What a program must not reach: a secret in the environment and in a file, a listening socket."""
     secret_file = tmp_path_factory.mktemp("world") / "secret.txt"
     secret_file.write_text(SECRET)
+    status = secret_file.stat()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     os.environ["OPENAI_API_KEY"] = SECRET
-    yield {"SECRET_FILE": str(secret_file), "PORT": listener.getsockname()[1], "listener": listener}
+    yield {"SECRET_FILE": str(secret_file), "PORT": listener.getsockname()[1], "listener": listener, "status": status}
     del os.environ["OPENAI_API_KEY"]
     listener.close()
 
@@ -89,6 +90,8 @@ def test_nothing_is_left_running_written_or_connected(outcomes, world):
         assert not [path for path in Path("/proc").glob("[0-9]*") if _belongs_to_a_job(path)]
     with pytest.raises(BlockingIOError):
         world["listener"].accept()
+    now, before = os.stat(world["SECRET_FILE"]), world["status"]
+    assert (now.st_mode, now.st_mtime_ns, now.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
     for path in ("/evil", "/var/tmp/aflow-evil", "/home/aflow-evil", "/dev/shm/aflow-test"):
         assert not os.path.exists(path)
 

@@ -73,6 +73,18 @@ def test_a_solution_that_dies_fails_its_assert_and_the_ones_behind_it():
     assert (result.outcome, result.passed, result.total) == ("error", 1, 3)
 
 
+def test_an_exit_that_the_test_swallows_is_no_pass():
+    test = "try:\n    f(1)\nexcept:\n    pass\nassert True\nassert 1 == 1"
+    result = run_tests("import os\ndef f(n):\n    os._exit(0)", "f", test)
+    assert (result.outcome, result.passed < result.total) == ("error", True)
+
+
+def test_items_of_the_solutions_choosing_count_once():
+    test = "assert f(1) == 2\nassert f(2) == 3\nfor item in f(9):\n    assert item == 0"
+    result = run_tests("def f(n):\n    return [0] * 1000", "f", test)
+    assert (result.outcome, result.passed, result.total) == ("error", 1, 3)
+
+
 @pytest.mark.parametrize(
     ("test", "total"),
     [

@@ -1,5 +1,6 @@
 """Plain data crosses the wall unchanged, and nothing else crosses it."""
 
+import functools
 import json
 
 import pytest
@@ -99,6 +100,9 @@ def test_a_value_that_doubles_or_nests_without_end_is_refused_at_once(steps):
         {"range": [0, "x"]},
         {"complex": ["1j", 2]},
         {"list": [], "tuple": []},
+        {"set": [{"int": hex(k * (2**61 - 1))} for k in range(100)]},
+        {"dict": [[{"tuple": [{"float": "1e9"}]}, 0]] * 100},
+        functools.reduce(lambda inner, _: [inner], range(200), 0),
     ],
 )
 def test_malformed_values_are_refused(data):

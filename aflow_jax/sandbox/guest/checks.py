@@ -36,7 +36,7 @@ def prepare(test: str, entry_point: str) -> Checks:
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse`, for a text that is no Python.
     """
-    tree = ast.parse(test, "<test>")
+    tree = ast.parse(test.removeprefix("\ufeff"), "<test>")
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "check" in functions and not _calls(tree, "check"):
         tree.body.append(ast.parse("check(candidate)").body[0])
@@ -48,7 +48,9 @@ def prepare(test: str, entry_point: str) -> Checks:
 
 
 def _calls(tree: ast.Module, name: str) -> bool:
-    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    """Whether the module calls a name of its own when it runs: in no function or class that it only defines."""
+    pending = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    calls = (node.func for top in pending for node in ast.walk(top) if isinstance(node, ast.Call))
     return any(isinstance(function, ast.Name) and function.id == name for function in calls)
 
 
@@ -99,14 +101,31 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(node.test, ast.Constant) and node.test.value:
             return ast.Pass()
         self.texts.append(ast.unparse(node.test))
+        node.test = self.visit(node.test)
         return self.within("check", [ast.Constant(len(self.texts) - 1)], [node])
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         # `sort_in_place(values)` on a line of its own is a call for its effect: what it did to its arguments counts.
-        match node.value:
-            case ast.Call(func=ast.Name(id=name, ctx=context)) if name in self.callables:
-                node.value.func = ast.Attribute(ast.Name(name, context), "in_place__", ast.Load())
+        node.value = self.for_effect(node.value, "always")
         return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        node.value = self.for_effect(node.value, "if_none")
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        # `f(values) is None`, which is said of a function that works in place.
+        match node:
+            case ast.Compare(ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=None)]):
+                node.left = self.for_effect(node.left, "if_none")
+        return node
+
+    def for_effect(self, call: ast.expr, how: str) -> ast.expr:
+        match call:
+            case ast.Call(func=ast.Name(id=name, ctx=context)) if name in self.callables:
+                call.func = ast.Attribute(ast.Name(name, context), "in_place__", ast.Load())
+                call.args.insert(0, ast.Constant(how))
+        return call
 
     def guard(self, body: list[ast.stmt]) -> list[ast.stmt]:
         return [self.step([self.visit(node)]) if isinstance(node, _GUARDED) else self.visit(node) for node in body]

@@ -2,30 +2,36 @@
 
 backend      files                     processes            user             memory, CPU, files    calls
 namespaces   own root, own scratch     own pid namespace    own uid if root  rlimits, sized tmpfs  seccomp
-landlock     Landlock                  own uid, Landlock    own uid if root  rlimits               seccomp
-unsafe       everything is reachable   -                    -                rlimits               -
+landlock     Landlock                  own uid, Landlock    own uid if root  rlimits, quota        seccomp
+unsafe       everything is reachable   -                    -                rlimits, quota        -
 """
 
 import mmap
 import os
 import pathlib
 import resource
-import shutil
 import tempfile
 from typing import Any
 
 from . import kernel
 from .jail import SCRATCH, build_jail, mount_scratch
 from .landlock import Fence
+from .scratch import is_over_quota, remove_tree
 from .seccomp import Filter
 
 # Each slot of each zygote has a user of its own, so that limits by user bind and no job can signal another.
 _FIRST_UID, _UIDS_EACH = 0x4000_0000, 256
-_THREADS, _FILES, _FILE_BYTES = 64, 64, 32 << 20
+_THREADS, _FILES, _FILE_BYTES = 64, 64, 16 << 20
 
 
 class Unsafe:
-    """Resource limits and a scratch folder, nothing else: only ever by explicit choice."""
+    """Resource limits and a scratch folder, nothing else: only ever by explicit choice.
+
+    Attributes:
+        watches: whether the scratch folders have no size of their own, so that they are looked at while jobs run.
+    """
+
+    watches = True
 
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings
@@ -41,16 +47,24 @@ class Unsafe:
     def fork(self, order: dict[str, Any]) -> int:
         """Forks the job's process. 0 in the child, whose order then names its scratch folder."""
         folder = tempfile.mkdtemp(prefix="sandbox-", dir=self.settings.get("scratch_root"))
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError:
+            os.rmdir(folder)
+            raise
         if process:
             self.scratch[process] = folder
         else:
             order["scratch"] = folder
         return process
 
+    def is_over_quota(self, process: int) -> bool:
+        """Whether the job's scratch folder holds more than it may."""
+        return is_over_quota(self.scratch[process])
+
     def clear_up(self, process: int) -> None:
         """After the job's end: its scratch folder goes."""
-        shutil.rmtree(self.scratch.pop(process))
+        remove_tree(self.scratch.pop(process))
 
     def wall_in(self, order: dict[str, Any]) -> None:
         """In the job's process, before it reads its job."""
@@ -86,7 +100,8 @@ class Landlocked(Unsafe):
     def __init__(self, settings: dict[str, Any]):
         super().__init__(settings)
         self.fence = Fence(settings["readable"], settings["devices"])
-        self.filter = Filter()
+        # Landlock leaves modes, owners and times open. A user of its own closes them to a job, else the filter does.
+        self.filter = Filter(own_user=self.is_root)
         # An interpreter in root's own home would be out of a job's reach, so that it could not import anything. The
         # capability to read lets it through; which trees it reads is Landlock's to say all the same.
         hidden = [path for path in settings["readable"] if not _open_to_others(path)] if self.is_root else []
@@ -110,16 +125,22 @@ class Landlocked(Unsafe):
 class Namespaced(Unsafe):
     """A root of its own for the zygote; for each job a process namespace, a mount namespace and a sized scratch."""
 
+    watches = False
+
     def __init__(self, settings: dict[str, Any]):
         super().__init__(settings)
         self.processes = build_jail(settings["readable"], settings["devices"], unprivileged=not self.is_root)
-        self.filter = Filter()
+        self.filter = Filter(own_user=True)  # a root of its own, read-only, serves as well
 
     def fork(self, order: dict[str, Any]) -> int:
         # The kernel makes a process namespace for the next child only from inside one's own.
         kernel.setns(self.processes, kernel.CLONE_NEWPID)
         kernel.unshare(kernel.CLONE_NEWPID)
         return os.fork()
+
+    def is_over_quota(self, process: int) -> bool:
+        """Never: the scratch is a mount of bounded size."""
+        return False
 
     def clear_up(self, process: int) -> None:
         """Nothing is left: the scratch was mounted in the job's own namespace."""

@@ -1,13 +1,13 @@
 """A root folder for the zygote and its jobs: Python, NumPy, SymPy and a few devices, read-only, and no /proc."""
 
 import os
+import socket
 from collections.abc import Iterable
 
 from . import kernel
+from .scratch import SCRATCH_BYTES, SCRATCH_FILES
 
 SCRATCH = "/scratch"
-SCRATCH_BYTES = 64 << 20
-SCRATCH_FILES = 4096
 # The new root is put together here. The folder exists everywhere and nothing to be shown lies in it.
 _SITE = "/proc"
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
@@ -35,6 +35,7 @@ def build_jail(readable: Iterable[str], devices: Iterable[str], *, unprivileged:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+    socket.sethostname("sandbox")
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)

@@ -62,11 +62,28 @@ _DENIED = {
     "msgget": (68, 186),
     "msgsnd": (69, 189),
     "semget": (64, 190),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
+    "inotify_init": (253, -1),
+    "inotify_init1": (294, 26),
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
     "perf_event_open": (298, 241),
@@ -106,10 +123,36 @@ _DENIED = {
     "vhangup": (153, 58),
     "uselib": (134, -1),
 }
+# Landlock says nothing on these, and a job with its owner's user could use them on any file of its owner's.
+_DENIED_TO_OWNER = {
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "fchown": (93, 55),
+    "lchown": (94, -1),
+    "fchownat": (260, 54),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _SOCKETPAIR, _SENDTO = (53, 199), (44, 206)
 _SIGNALS = ((62, 129), (200, 130), (234, 131))  # kill, tkill, tgkill
 _PRCTL, _PRLIMIT = (157, 167), (302, 261)
+_FCNTL, _IOCTL = (72, 25), (16, 29)
+# What makes the kernel send signals to, or keep, somebody else: F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY.
+_FCNTL_DENIED = (8, 10, 15, 1024, 1026)
+# TCGETS, TIOCGWINSZ (both asked by isatty and its kin), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _NEWEST = 462
 _SOMEBODY = 0xFACE_B00C  # stands for the job's own number until it is known
 _FIRST_X32 = 0x4000_0000
@@ -130,8 +173,10 @@ def supported() -> bool:
 class Filter:
     """The filter, ready to be put on by each job."""
 
-    def __init__(self):
+    def __init__(self, *, own_user: bool):
+        """Takes whether each job has a user of its own, or else sees no file of its owner's that it could change."""
         self._column, self._architecture = _ARCHITECTURES[os.uname().machine]
+        self._denied = _DENIED if own_user else _DENIED | _DENIED_TO_OWNER
         self._template = self._program(_SOMEBODY)
 
     def put_on(self) -> None:
@@ -153,8 +198,8 @@ class Filter:
             (_AT_LEAST, 0, 1, _NEWEST + 1),
             (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
         ]
-        for numbers in _DENIED.values():
-            lines += self._when(numbers, [(_RETURN, 0, 0, _ERROR | errno.EPERM)])
+        for numbers in self._denied.values():
+            lines += self._when(numbers, [_NO])
         lines += self._when(_CLONE3, [(_RETURN, 0, 0, _ERROR | errno.ENOSYS)])  # libc then uses clone
         lines += self._when(_CLONE, [_argument(0), (_ANY_BIT, 0, 1, _CLONE_THREAD), *_YES_OR_NO])
         one_of_us = [_argument(0), (_EQUAL, 0, 1, process), *_YES_OR_NO]
@@ -164,6 +209,10 @@ class Filter:
         lines += self._when(
             _PRCTL, [_argument(0), (_EQUAL, 1, 0, _PR_SET_NAME), (_EQUAL, 0, 1, _PR_GET_NAME), *_YES_OR_NO]
         )
+        for command in _FCNTL_DENIED:
+            lines += self._when(_FCNTL, [_argument(1), (_EQUAL, 0, 1, command), _NO, (_LOAD, 0, 0, _NUMBER_OFFSET)])
+        known = [(_EQUAL, len(_IOCTL_ALLOWED) - place, 0, code) for place, code in enumerate(_IOCTL_ALLOWED)]
+        lines += self._when(_IOCTL, [_argument(1), *known, _NO, _YES])
         # Streams only: a datagram socket of a pair could be pointed at any other address.
         stream = [_argument(1), (_AND, 0, 0, 0xF), (_EQUAL, 0, 1, _SOCK_STREAM), *_YES_OR_NO]
         lines += self._when(_SOCKETPAIR, [_argument(0), (_EQUAL, 0, 4, _AF_UNIX), *stream])
@@ -181,4 +230,5 @@ def _argument(place: int) -> tuple[int, int, int, int]:
     return (_LOAD, 0, 0, 16 + 8 * place)
 
 
-_YES_OR_NO = [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERROR | errno.EPERM)]
+_YES, _NO = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERROR | errno.EPERM)
+_YES_OR_NO = [_YES, _NO]

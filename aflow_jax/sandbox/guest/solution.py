@@ -4,17 +4,21 @@ Nothing here is trusted by anybody. The code it runs may rewrite all of it; what
 own answers, which it can anyway.
 """
 
+import operator
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from .source import catch_output, describe, run_source
+from .library_values import pack, unpack
+from .source import catch_output, describe, names_of, rebuilt, run_source
 from .wire import WireError, decode, encode, read_frame, write_frame
 
 FILENAME = "<solution>"
 ITEMS_AT_ONCE = 256
+_SPECIAL = {"len": len, "getitem": operator.getitem, "contains": operator.contains, "str": str}
 
 
 def serve_solution(channel: socket.socket, job: dict[str, Any]) -> None:
@@ -26,34 +30,42 @@ def serve_solution(channel: socket.socket, job: dict[str, Any]) -> None:
         write_frame(channel, {"loaded": False, "error": describe(fault, FILENAME)})
         return
     write_frame(channel, {"loaded": True})
-    objects = Objects(namespace)
+    objects = Objects(namespace, channel)
     while True:
-        request = read_frame(channel)
-        try:
-            answer = objects.answer(request)
-        except BaseException as fault:  # noqa: BLE001 - told to the referee, which raises it in the test
-            answer = raised(fault)
-        try:
-            write_frame(channel, answer)
-        except WireError as fault:
-            write_frame(channel, raised(fault))
+        objects.serve(read_frame(channel))
 
 
 def raised(fault: BaseException) -> dict[str, Any]:
     """An exception as the names of its classes and its text."""
-    names = [base.__name__ for base in type.__dict__["__mro__"].__get__(type(fault))]
-    return {"raised": names, "text": describe(fault, FILENAME)}
+    return {"raised": names_of(fault), "text": describe(fault, FILENAME)}
+
+
+class CallbackError(Exception):
+    """A function of the test's, called by the solution, raised an exception that is no builtin one."""
 
 
 class Objects:
     """The solution's names, and the objects it gave out by number because they are no plain data."""
 
-    def __init__(self, namespace: dict[str, Any]):
+    def __init__(self, namespace: dict[str, Any], channel: socket.socket):
         self.namespace = namespace
+        self.channel = channel
         self.held: list[Any] = []
+        self.calling_back = threading.RLock()
+
+    def serve(self, request: dict[str, Any]) -> None:
+        """Does one request and answers it."""
+        try:
+            answer = self.answer(request)
+        except BaseException as fault:  # noqa: BLE001 - told to the referee, which raises it in the test
+            answer = raised(fault)
+        try:
+            write_frame(self.channel, answer)
+        except WireError as fault:
+            write_frame(self.channel, raised(fault))
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Does one request: call, attribute, set, items or next."""
+        """Does one request: call, attribute, set, items, next, or a special method."""
         target = self.find(request["target"])
         match request["do"]:
             case "call":
@@ -62,12 +74,14 @@ class Objects:
                 value = getattr(target, request["name"])
                 return {"value": self.give_out(value) if request["by_reference"] else self.encode(value)}
             case "set":
-                setattr(target, request["name"], decode(request["to"], self.find))
+                setattr(target, request["name"], self.decode(request["to"]))
                 return {"value": None}
             case "items":
                 return self.items(target)
             case "next":
                 return {"value": [self.encode(item) for item in islice(target, 1)]}
+        if request["do"] in _SPECIAL:
+            return {"value": self.encode(_SPECIAL[request["do"]](target, *self.decode(request["arguments"])))}
         raise WireError(f"unknown request {request['do']}")
 
     def find(self, target: str | int) -> Any:
@@ -78,13 +92,26 @@ class Objects:
         return self.namespace[target]
 
     def call(self, target: Any, request: dict[str, Any]) -> dict[str, Any]:
-        arguments = decode(request["arguments"], self.find)
-        keywords = decode(request["keywords"], self.find)
+        arguments, keywords = self.decode(request["arguments"]), self.decode(request["keywords"])
         value = target(*arguments, **keywords)
         answer = {"value": self.give_out(value) if request["by_reference"] else self.encode(value)}
-        if request["in_place"]:
+        if request["in_place"] == "always" or (request["in_place"] == "if_none" and value is None):
             answer["arguments"] = [self.encode(argument) for argument in arguments]
         return answer
+
+    def call_back(self, number: int, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        """Calls a function of the test's, over there, and serves what is asked meanwhile: it may call back too."""
+        with self.calling_back:
+            call = {"callback": number, "arguments": self.encode(list(arguments)), "keywords": self.encode(keywords)}
+            write_frame(self.channel, call)
+            while True:
+                request = read_frame(self.channel)
+                match request["do"]:
+                    case "return":
+                        return self.decode(request["value"])
+                    case "raise":
+                        raise rebuilt(request["raised"], request["text"], CallbackError)
+                self.serve(request)
 
     def items(self, target: Any) -> dict[str, Any]:
         iterator = target if isinstance(target, Iterator) else iter(target)
@@ -94,11 +121,23 @@ class Objects:
     def encode(self, value: Any) -> Any:
         return encode(value, self.opaque)
 
+    def decode(self, data: Any) -> Any:
+        return decode(data, self.received)
+
     def opaque(self, value: Any) -> Any:
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.generic):
             return encode(value.item(), self.give_out)  # a NumPy scalar counts as the number it holds
-        return self.give_out(value)
+        packed = pack(value, self.encode)
+        return self.give_out(value) if packed is None else {"ref": packed}
+
+    def received(self, reference: Any) -> Any:
+        match reference:
+            case {"callback": number}:
+                return lambda *arguments, **keywords: self.call_back(number, arguments, keywords)
+            case [name, data]:
+                return unpack(name, self.decode(data))
+        return self.find(reference)
 
     def give_out(self, value: Any) -> dict[str, int]:
         self.held.append(value)

@@ -1,10 +1,12 @@
 """Running a program's text inside a module of its own, with its output caught and its failure told in one line."""
 
+import builtins
 import io
 import linecache
 import sys
 import traceback
 import types
+from typing import Any
 
 from .wire import TEXT_LIMIT, WireError
 
@@ -39,6 +41,7 @@ def catch_output() -> CappedOutput:
 
 def run_source(source: str, module_name: str, filename: str) -> dict:
     """Executes the text as a module and returns its namespace. Whatever it raises passes through."""
+    source = source.removeprefix("\ufeff")
     module = types.ModuleType(module_name)
     sys.modules[module_name] = module
     # inspect.getsource and tracebacks find the text here; there is no file.
@@ -66,6 +69,32 @@ def _last_line(error: BaseException, filename: str | None) -> str:
     place = BaseException.__traceback__.__get__(error)
     lines = [number for frame, number in traceback.walk_tb(place) if frame.f_code.co_filename == filename]
     return f" (line {lines[-1]})" if lines else ""
+
+
+# Their constructors want more than a text.
+_UNBUILDABLE = ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError", "ExceptionGroup")
+# Raised inside a loop of the other side's these would end it quietly, as if all its rounds had been good.
+_ENDS_OF_LOOPS = ("StopIteration", "StopAsyncIteration", "GeneratorExit")
+_EXITS = ("SystemExit", "KeyboardInterrupt")
+
+
+def names_of(fault: BaseException) -> list[str]:
+    """The names of an exception's classes, the nearest first, whatever it says of itself."""
+    return [base.__name__ for base in type.__dict__["__mro__"].__get__(type(fault))]
+
+
+def rebuilt(names: Any, text: str, otherwise: type[BaseException]) -> BaseException:
+    """The nearest builtin exception of those names, so that the other side's `except ValueError` works.
+
+    `otherwise` stands for an exception that has no such class, and for one that would end loops quietly.
+    """
+    for name in names if type(names) is list else []:
+        kind = getattr(builtins, name, None) if type(name) is str else None
+        if name in _ENDS_OF_LOOPS or not isinstance(kind, type) or name in _UNBUILDABLE:
+            continue
+        if name in _EXITS or (issubclass(kind, Exception) and kind is not Exception):
+            return kind(text)
+    return otherwise(text)
 
 
 def text_of(value: object) -> str:

@@ -9,13 +9,15 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 FRAME_LIMIT = 4 << 20
 DEPTH_LIMIT = 150
 NODE_LIMIT = 200_000
 TEXT_LIMIT = 2_000
+SAME_HASH_LIMIT = 64
 
 _LENGTH = struct.Struct(">I")
 _PLAIN_INT = 1 << 53
@@ -179,39 +181,58 @@ def decode(data: Any, opaque: Callable[[Any], Any]) -> Any:
         opaque: builds what stands for `{"ref": …}`.
 
     Raises:
-        WireError: an unknown tag or a malformed value.
+        WireError: an unknown tag, a malformed value, one nested deeper than DEPTH_LIMIT, or a set or dictionary whose
+            members were chosen to share a hash, so that building it would take for ever.
     """
     try:
-        return _decode(data, opaque)
+        return _Decoder(opaque).decode(data)
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise WireError("a value that is not plain data") from error
 
 
-def _decode(data: Any, opaque: Callable[[Any], Any]) -> Any:
-    if data is None or type(data) in (bool, int, float, str):
-        return data
-    if type(data) is list:
-        return [_decode(item, opaque) for item in data]
-    ((tag, payload),) = data.items()
-    if tag == "ref":
-        return opaque(payload)
-    return _READERS[tag](payload, opaque)
+class _Decoder:
+    def __init__(self, opaque: Callable[[Any], Any]):
+        self.opaque = opaque
+        self.depth = 0
+
+    def decode(self, data: Any) -> Any:
+        if data is None or type(data) in (bool, int, float, str):
+            return data
+        self.depth += 1
+        if self.depth > DEPTH_LIMIT + 1:
+            raise WireError(f"a value nested more than {DEPTH_LIMIT} deep")
+        value = self.items(data) if type(data) is list else self.tagged(data)
+        self.depth -= 1
+        return value
+
+    def items(self, payload: Iterable[Any]) -> list[Any]:
+        return [self.decode(item) for item in payload]
+
+    def tagged(self, data: Any) -> Any:
+        ((tag, payload),) = data.items()
+        return self.opaque(payload) if tag == "ref" else _READERS[tag](self, payload)
+
+    def dictionary(self, payload: Any) -> dict:
+        keys = self.items(key for key, _ in payload)
+        return dict(zip(_spread(keys), self.items(value for _, value in payload), strict=True))
 
 
-def _collection(kind: Callable[[Any], Any]) -> Callable[[Any, Callable[[Any], Any]], Any]:
-    return lambda payload, opaque: kind(_decode(item, opaque) for item in payload)
+def _spread(members: list[Any]) -> list[Any]:
+    if len(members) > SAME_HASH_LIMIT and max(Counter(map(hash, members)).values()) > SAME_HASH_LIMIT:
+        raise WireError(f"more than {SAME_HASH_LIMIT} members with one hash")
+    return members
 
 
-_READERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
-    "int": lambda payload, opaque: int(payload, 16),
-    "float": lambda payload, opaque: float(payload),
-    "complex": lambda payload, opaque: complex(*(_decode(part, opaque) for part in payload)),
-    "tuple": _collection(tuple),
-    "set": _collection(set),
-    "frozenset": _collection(frozenset),
-    "dict": lambda payload, opaque: {_decode(key, opaque): _decode(value, opaque) for key, value in payload},
-    "range": lambda payload, opaque: range(*(_decode(part, opaque) for part in payload)),
-    "bytes": lambda payload, opaque: bytes.fromhex(payload),
-    "bytearray": lambda payload, opaque: bytearray.fromhex(payload),
-    "type": lambda payload, opaque: _TYPES[payload],
+_READERS: dict[str, Callable[[_Decoder, Any], Any]] = {
+    "int": lambda decoder, payload: int(payload, 16),
+    "float": lambda decoder, payload: float(payload),
+    "complex": lambda decoder, payload: complex(*decoder.items(payload)),
+    "tuple": lambda decoder, payload: tuple(decoder.items(payload)),
+    "set": lambda decoder, payload: set(_spread(decoder.items(payload))),
+    "frozenset": lambda decoder, payload: frozenset(_spread(decoder.items(payload))),
+    "dict": _Decoder.dictionary,
+    "range": lambda decoder, payload: range(*decoder.items(payload)),
+    "bytes": lambda decoder, payload: bytes.fromhex(payload),
+    "bytearray": lambda decoder, payload: bytearray.fromhex(payload),
+    "type": lambda decoder, payload: _TYPES[payload],
 }

@@ -26,6 +26,8 @@ _COMMON_MODULES = (
     *("bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools"),
     *("heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing"),
 )
+_CHANNEL, _HIGHEST_DESCRIPTOR = 3, 4096
+_WATCH_SECONDS = 0.05
 _JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
 
 
@@ -61,6 +63,16 @@ def _warm_up(packages: list[str]) -> None:
     gc.freeze()  # keeps the collector of each job from touching, and so copying, these pages
 
 
+def alone(channel: socket.socket) -> socket.socket:
+    """Closes every descriptor but the job's channel, which becomes number 3.
+
+    The zygote's wake-up pipe, read or filled by a job, would end the zygote, and with it the job's siblings.
+    """
+    os.dup2(channel.fileno(), _CHANNEL)
+    os.closerange(_CHANNEL + 1, _HIGHEST_DESCRIPTOR)
+    return socket.socket(fileno=_CHANNEL)
+
+
 class Zygote:
     """Forks jobs, kills those whose lifeline is closed, tells how each ended."""
 
@@ -81,7 +93,8 @@ class Zygote:
         self.selector.register(wake, selectors.EVENT_READ, None)
         self.selector.register(self.control, selectors.EVENT_READ, None)
         while True:
-            for key, _ in self.selector.select():
+            watched = self.confinement.watches and self.lifelines
+            for key, _ in self.selector.select(_WATCH_SECONDS if watched else None):
                 if key.fileobj is self.control:
                     if not self.accept():
                         return
@@ -90,6 +103,9 @@ class Zygote:
                 else:
                     self.kill(key.data)
             self.reap()
+            for process in self.lifelines:
+                if self.confinement.is_over_quota(process):
+                    os.kill(process, signal.SIGKILL)
 
     def accept(self) -> bool:
         """Starts the job that the parent asks for. False when the parent is gone."""
@@ -100,7 +116,13 @@ class Zygote:
             return False
         channel, lifeline = (socket.socket(fileno=descriptor) for descriptor in descriptors)
         order = json.loads(message)
-        process = self.confinement.fork(order)
+        try:
+            process = self.confinement.fork(order)
+        except OSError as error:  # no room for a process or a folder: this job's fault to tell, not its siblings' end
+            write_frame(channel, {"walls": str(error)})
+            channel.close()
+            lifeline.close()
+            return True
         if process == 0:
             self.run(channel, lifeline, order)
         channel.close()
@@ -112,12 +134,13 @@ class Zygote:
         """The forked process: walls itself in, then reads its job. Never returns."""
         status = 1
         try:
-            self.detach(lifeline)
+            self.detach()
             try:
                 self.confinement.wall_in(order)
             except OSError as error:
                 write_frame(channel, {"walls": str(error)})
                 return
+            channel = alone(channel)
             # Said before any of the job is read: nobody but this code can say it.
             write_frame(channel, {"walls": None})
             _JOBS[order["kind"]](channel, read_frame(channel))
@@ -127,13 +150,10 @@ class Zygote:
         finally:
             os._exit(status)  # a forked process must not run on into the zygote's own loop
 
-    def detach(self, lifeline: socket.socket) -> None:
-        """In the forked process: lets go of all that is the zygote's."""
+    def detach(self) -> None:
+        """In the forked process: lets go of the zygote's signals and output."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.selector.close()
-        for other in (self.control, lifeline, *self.lifelines.values()):
-            other.close()
         for descriptor in (0, 1, 2):
             os.dup2(self.nowhere, descriptor)
 
