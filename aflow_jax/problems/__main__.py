@@ -7,7 +7,8 @@ import sys
 from collections import Counter
 
 from aflow_jax.errors import UserError
-from aflow_jax.problems.dataset import content_hash, load_problems, save_problems
+from aflow_jax.problems.dataset import load_problems, save_problems
+from aflow_jax.problems.overlap import content_hash
 from aflow_jax.problems.sources import DOMAINS
 from aflow_jax.problems.synthetic import generate_problems
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
 import json
 import keyword
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
@@ -66,22 +63,6 @@ def save_problems(path: str | Path, problems: Iterable[Problem]) -> None:
         for problem in problems:
             row = {name: getattr(problem, name) for name in names if getattr(problem, name)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def decontaminate(train: Sequence[Problem], test: Sequence[Problem]) -> tuple[list[Problem], int]:
-    """Return the training problems that are not in the test split, in order, and how many were removed."""
-    tested = {content_hash(problem) for problem in test}
-    kept = [problem for problem in train if content_hash(problem) not in tested]
-    return kept, len(train) - len(kept)
-
-
-def content_hash(problem: Problem) -> str:
-    """Return a hash of what is asked: the question and its context, whatever their case, spacing and punctuation marks.
-
-    Operators and brackets stay, so that `x + 2` and `x - 2` are different problems.
-    """
-    text = "\x00".join(_normalised(part) for part in (problem.question, problem.context or ""))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_rows(path: str | Path) -> list[tuple[int, dict]]:
@@ -257,8 +238,3 @@ def _kind(value: object) -> str:
         str: "a string",
     }
     return names.get(type(value), "null")
-
-
-def _normalised(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"[\s.,;:!?\"'`]+", " ", folded).strip()

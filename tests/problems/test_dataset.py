@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aflow_jax.errors import UserError
-from aflow_jax.problems import Problem, content_hash, decontaminate, generate_problems, load_problems, save_problems
+from aflow_jax.problems import Problem, generate_problems, load_problems, save_problems
 
 GOOD = {"question": "What is 1 + 1?", "answer": "2", "source": "gsm8k"}
 CODE = {
@@ -130,21 +130,6 @@ def test_saved_problems_are_read_back_equal(tmp_path):
     problems = generate_problems(None, 30, seed=3)
     save_problems(tmp_path / "deep" / "p.jsonl", problems)
     assert load_problems(tmp_path / "deep" / "p.jsonl") == problems
-
-
-def test_training_problems_that_are_in_the_test_split_are_removed():
-    def math(question, context=None):
-        return Problem(question, "1", "math", "math", context=context)
-
-    test = [math("What is  x + 2?"), math("Who?", context="A passage.")]
-    train = [math("what is X + 2"), math("What is x - 2?"), math("Who?", context="Another."), math("Who?", "A passage")]
-    assert decontaminate(train, test) == ([train[1], train[2]], 2)
-
-
-def test_the_content_hash_is_of_what_is_asked():
-    problem = Problem("Q?", "A", "math", "math")
-    assert content_hash(problem) == content_hash(Problem("q", "B", "gsm8k", "math", id="x"))
-    assert content_hash(problem) != content_hash(Problem("Q?", "A", "math", "math", context="C"))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real problems (../shared/data/problems) are not on this machine")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 from aflow_jax.errors import UserError
-from aflow_jax.problems.dataset import content_hash
+from aflow_jax.problems.overlap import content_hash
 from aflow_jax.problems.problem import Problem
 from aflow_jax.problems.sources import DOMAINS
 from aflow_jax.problems.synthetic import code, math, qa
