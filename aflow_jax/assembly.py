@@ -26,6 +26,7 @@ from aflow_jax.qwen2 import (
     load_tokenizer,
     resolve_model,
 )
+from aflow_jax.references import default_cache, describe, unsound_problems
 from aflow_jax.rewards import Grader, Judge
 from aflow_jax.sampling import Driver, Engine, SamplingParams
 from aflow_jax.sandbox import configure_sandbox
@@ -56,6 +57,27 @@ def load_problem_sets(config: Config, say: Say) -> ProblemSets:
     if config.evaluation.problems:
         test = test[: config.evaluation.problems]
     say(f"problems: {len(train)} to train on, {len(test)} held out; {removed} removed from training as held out")
+    return ProblemSets(train, test)
+
+
+async def without_unsound(config: Config, problems: ProblemSets, say: Say) -> ProblemSets:
+    """Return the problem sets without the code problems whose own answers fail their tests, and say which these are.
+
+    Raises:
+        UserError: the sandbox asked for is not here, or nothing is left to train on.
+    """
+    everything = [*problems.train, *problems.test]
+    if config.synthetic_data or not config.check_references or all(problem.test is None for problem in everything):
+        return problems
+    configure_sandbox(config.sandbox)
+    unsound = await unsound_problems(everything, default_cache())
+    if not unsound:
+        return problems
+    say(f"left out, as their own answers fail their tests: {describe(unsound)}")
+    bad = {id(one.problem) for one in unsound}
+    train, test = ([one for one in part if id(one) not in bad] for part in (problems.train, problems.test))
+    if not train:
+        raise UserError("train_dataset: no problem is left whose own answer passes its tests")
     return ProblemSets(train, test)
 
 

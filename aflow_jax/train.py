@@ -13,7 +13,15 @@ import time
 from collections import deque
 from pathlib import Path
 
-from aflow_jax.assembly import ProblemSets, RunParts, learner_settings, load_problem_sets, open_parts, workflow_limits
+from aflow_jax.assembly import (
+    ProblemSets,
+    RunParts,
+    learner_settings,
+    load_problem_sets,
+    open_parts,
+    without_unsound,
+    workflow_limits,
+)
 from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Learner
@@ -76,7 +84,7 @@ async def run(config: Config, *, resume: str | None) -> int:
     try:
         start = _starting_point(folder, resume, console)
         folder.write_config(config.to_yaml())
-        problems = load_problem_sets(config, console.say)
+        problems = await without_unsound(config, load_problem_sets(config, console.say), console.say)
         plan = check_memory(config, found_shape(config), this_device(), evaluated=len(problems.test))
         console.say(plan.summary())
         async with open_parts(config, problems, console.say) as parts:

@@ -133,6 +133,9 @@ class Config(Section):
     test_dataset: str | None = Field(
         "data/ready_to_train/test_500_preprocessed.jsonl", description="JSONL of held-out problems"
     )
+    check_references: bool = Field(
+        True, description="leave out code problems whose own answer fails their tests; verdicts are cached"
+    )
     synthetic_data: SyntheticData | None = Field(None, description="generate the problems instead")
 
     aflow_config_path: str = Field("configs/aflow_llm.yaml", description="endpoints of the executor LLMs")

@@ -1,5 +1,6 @@
 """From an answer to a grade: extraction, the rules of each domain, the judge, the reward, the features of a group."""
 
+from aflow_jax.rewards.code_rules import try_reference
 from aflow_jax.rewards.extract import extract_answer
 from aflow_jax.rewards.faults import GradingUnavailable, JudgeUnavailable
 from aflow_jax.rewards.features import FEATURES, workflow_features
@@ -19,5 +20,6 @@ __all__ = [
     "grade_answer",
     "grade_answer_async",
     "grade_rollout",
+    "try_reference",
     "workflow_features",
 ]

@@ -34,7 +34,25 @@ async def grade_code_async(problem: Problem, text: str) -> Ruling:
     program = _program(problem, text)
     if program is None or problem.test is None:
         return _untested(program)
-    return _level(await run_tests_async(program, problem.entry_point or "", problem.test, timeout=TIMEOUT_SECONDS))
+    return _level(await _run_tests(problem, program))
+
+
+async def try_reference(problem: Problem) -> TestResult | None:
+    """Return how the problem's own answer does in its hidden tests; None where it has no tests.
+
+    Raises:
+        SandboxUnavailable: the sandbox cannot run anything.
+    """
+    if problem.domain != "code" or problem.test is None:
+        return None
+    program = _program(problem, problem.answer)
+    return (
+        TestResult("error", 0, 0, "the answer is no program") if program is None else await _run_tests(problem, program)
+    )
+
+
+async def _run_tests(problem: Problem, program: str) -> TestResult:
+    return await run_tests_async(program, problem.entry_point or "", problem.test or "", timeout=TIMEOUT_SECONDS)
 
 
 def complete_program(problem: Problem, code: str) -> str:
