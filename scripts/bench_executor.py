@@ -5,7 +5,8 @@
 The executor and the real client run here, the simulator in a process of its own with lognormal latencies. The ideal
 schedule is what a scheduler without any cost of its own would need for the same number of latencies of the same
 distribution. CPU time is this process's, the `openai` client included; "executor alone" is the same load with an
-endpoint inside this process, without HTTP.
+endpoint inside this process, without HTTP. Ctrl-C is tried on a process of its own with all of the workflows in flight,
+half of them in programs that never end.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import asyncio
 import heapq
 import random
 import resource
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from math import exp, log
@@ -43,7 +47,10 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--median", type=float, default=1.0, help="seconds")
     parser.add_argument("--p95", type=float, default=4.0, help="seconds")
+    parser.add_argument("--hang", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.hang:
+        hang(options.workflows, options.in_flight)
     problems = generate_problems("math", options.workflows, seed=0)
     calls = options.workflows * CALLS
 
@@ -61,6 +68,64 @@ def main() -> None:
     print(f"with the client     {cpu / calls * 1e3:.2f} ms CPU per operator call, {cpu / wall:.2f} cores")
     print(f"wall time           {wall:.1f} s, {wall / ideal:.3f} x the ideal schedule's {ideal:.1f} s")
     print(f"memory              {peak_mb() - base:.0f} MB above the {base:.0f} MB before")
+    print(
+        f"Ctrl-C              {seconds_to_end(options.workflows, options.in_flight):.1f} s until the process has ended"
+    )
+
+
+class Hanging:
+    """An endpoint that never answers, but for programs, which never end."""
+
+    async def complete(self, messages: list[dict[str, str]], **_: object) -> Reply:
+        """Return a program's reply, or nothing for ten minutes."""
+        if "Programmer" not in messages[0]["content"]:
+            await asyncio.sleep(600)
+        return Reply("<code>def solve():\n    while True: pass</code>", 1, 1, 0.0, 0.0)
+
+
+def hang(workflows: int, in_flight: int) -> None:
+    """Start workflows that never end, say when they are under way, and leave at Ctrl-C."""
+    halves = [parse("Custom"), parse("Programmer")]
+
+    async def step() -> None:
+        executor = Executor(Hanging(), max_calls_in_flight=in_flight)
+        problems = generate_problems("math", workflows, seed=0)
+        runs = [executor.run(halves[n % 2], problem, seed=(0, n)) for n, problem in enumerate(problems)]
+        asyncio.get_running_loop().call_later(3.0, lambda: print("under way", flush=True))
+        await asyncio.gather(*runs)
+
+    try:
+        asyncio.run(step())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def seconds_to_end(workflows: int, in_flight: int) -> float:
+    """Return how long a process with all workflows in flight takes to end after Ctrl-C, its sandboxes with it."""
+    command = [sys.executable, __file__, "--hang", "--workflows", str(workflows), "--in-flight", str(in_flight)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        process.stdout.readline()
+        below = descendants(process.pid)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+        seconds = time.monotonic() - start
+    finally:
+        process.kill()
+    if code != 130:
+        raise SystemExit(f"after Ctrl-C the process ended with {code}")
+    if left := [pid for pid in below if Path(f"/proc/{pid}").exists()]:
+        raise SystemExit(f"after Ctrl-C {len(left)} of {len(below)} processes run on")
+    return seconds
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below one."""
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return set(children).union(*map(descendants, children))
 
 
 async def through_client(problems: list[Problem], simulator, in_flight: int) -> tuple[float, float]:

@@ -40,7 +40,8 @@ async def side_by_side(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> lis
 class Deadline:
     """A time limit that stands still while any of the work under it waits for a free slot.
 
-    Waiting says how busy the executor is, not how slow the workflow is, and WORKFLOW_TIMEOUT blames the workflow.
+    Waiting says how busy the executor is, not how slow the workflow is, and WORKFLOW_TIMEOUT blames the workflow. What
+    an endpoint's faults have cost can be given back for the same reason.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -58,6 +59,16 @@ class Deadline:
     def expired(self) -> bool:
         """Whether the limit has ended the work."""
         return self._timeout.expired()
+
+    def give_back(self, seconds: float) -> None:
+        """Let the work run for longer by the time that it lost through no doing of its own."""
+        deadline = self._timeout.when()
+        if self.expired():
+            return
+        if deadline is None:
+            self._remaining += seconds
+        else:
+            self._timeout.reschedule(deadline + seconds)
 
     @asynccontextmanager
     async def slot(self, slots: asyncio.Semaphore) -> AsyncIterator[None]:

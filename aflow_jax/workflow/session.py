@@ -137,8 +137,12 @@ class Session:
         chance: dict[str, Any] = {"temperature": 0.0, "seed": None}
         if sampled:
             chance = {"temperature": SAMPLING_TEMPERATURE, "seed": derive_seed((*self.seed, *place))}
+        clock = asyncio.get_running_loop()
         async with self.deadline.slot(self.resources.calls):
+            start = clock.time()
             reply = await self.resources.client.complete(prompt, **chance)
+        # Failed attempts, and the waits that they or a rate limit asked for, are the endpoint's doing.
+        self.deadline.give_back(max(0.0, clock.time() - start - reply.latency))
         self.replies.append(reply)
         return reply
 

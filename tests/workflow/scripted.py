@@ -38,6 +38,7 @@ class ScriptedEndpoint:
 
     script: Sequence[str | Exception] | Callable[[Asked], str | Exception]
     latency: Callable[[Asked], float] = lambda asked: 0.0
+    lost: float = 0.0  # seconds before each answer that failed attempts take
     asked: list[Asked] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -54,12 +55,13 @@ class ScriptedEndpoint:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(self.latency(request))
+            latency = self.latency(request)
+            await asyncio.sleep(self.lost + latency)
         finally:
             self.in_flight -= 1
         if isinstance(text, Exception):
             raise text
-        return Reply(text, prompt_tokens=len(user), completion_tokens=len(text), usd=0.001, latency=0.0)
+        return Reply(text, prompt_tokens=len(user), completion_tokens=len(text), usd=0.001, latency=latency)
 
 
 def execute(workflow: str, endpoint: ScriptedEndpoint, problem: Problem = MATH, **options) -> Execution:

@@ -274,6 +274,13 @@ class TestTime:
         assert {execution.outcome for execution in asyncio.run(crowd())} == {Outcome.SCORED}
         assert endpoint.most_in_flight == 1
 
+    def test_what_the_endpoint_s_faults_cost_is_not_the_workflow_s_time(self):
+        workflow = "Custom -> [Custom, Custom] -> Revise -> Revise"
+        failing = ScriptedEndpoint(numbered(), lost=0.15)
+        assert execute(workflow, failing, timeout=0.4).outcome == Outcome.SCORED
+        slow = ScriptedEndpoint(numbered(), latency=lambda asked: 0.15)
+        assert execute(workflow, slow, timeout=0.4).outcome == Outcome.WORKFLOW_TIMEOUT
+
     @pytest.mark.parametrize("bound", [1, 3])
     def test_calls_in_flight_are_bounded_over_all_workflows(self, bound):
         endpoint = ScriptedEndpoint(numbered(), latency=lambda asked: 0.001)
