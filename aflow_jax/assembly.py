@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
+from aflow_jax.clients import Clients, ClientSet, Say
 from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Learner, LearnerSettings
-from aflow_jax.llm import Budget, Endpoint, LLMClient, SimulatorProcess, load_endpoint, start_simulator
 from aflow_jax.local_executor import BaseModel
-from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems, save_problems
+from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems
 from aflow_jax.qwen2 import (
     Adapter,
     Qwen2,
@@ -31,8 +31,6 @@ from aflow_jax.rewards import Grader, Judge
 from aflow_jax.sampling import Driver, Engine, SamplingParams
 from aflow_jax.sandbox import configure_sandbox
 from aflow_jax.workflow import Executor, Limits, WorkflowConstraint, demonstrations, policy_messages
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,9 @@ class RunParts:
 
     policy: Policy
     driver: Driver
-    client: LLMClient
-    judge_client: LLMClient
+    clients: Clients
     executor: Executor
     grader: Grader
-    budget: Budget
 
 
 @asynccontextmanager
@@ -114,65 +110,20 @@ async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIt
     """
     say(f"sandbox: {configure_sandbox(config.sandbox)}")
     async with AsyncExitStack() as stack:
-        simulator = _start_simulator(config, problems, say, stack) if config.simulator else None
-        budget = Budget(**config.budget.model_dump())
-        names = (config.aflow_executor_model, config.judge_model or config.aflow_executor_model)
-        endpoints = {name: _endpoint(config, name, simulator) for name in names}
-        clients = {
-            name: await _connect(config, endpoint, budget, stack)
-            for name, endpoint in endpoints.items()
-            if endpoint.api_type != "local"
-        }
+        client_set = ClientSet(config, say, stack)
+        await client_set.connect([*problems.train, *problems.test])
         policy = load_policy(config, problems, say)
         driver = stack.enter_context(Driver(policy.engine()))
-        for name in endpoints.keys() - clients.keys():
-            clients[name] = _local_client(config, endpoints[name], budget, policy, driver)
-            say(f"executor {name}: the base model of this run, in this process; no key, no network, no costs")
-        client, judge_client = (clients[name] for name in names)
+        clients = client_set.complete(BaseModel(driver, policy.model, policy.tokenizer))
         executor = Executor(
-            client,
+            clients.executor,
             operators=config.aflow_operators,
             timeout=config.execution_timeout,
             max_calls_in_flight=config.max_concurrent_calls,
             max_sandboxes_in_flight=config.max_concurrent_sandboxes,
         )
-        grader = Grader(Judge(judge_client), weights=config.reward_weights.model_dump())
-        yield RunParts(policy, driver, client, judge_client, executor, grader, budget)
-
-
-async def _connect(config: Config, endpoint: Endpoint, budget: Budget, stack: AsyncExitStack) -> LLMClient:
-    client = LLMClient(
-        endpoint, max_concurrency=config.max_concurrent_calls, timeout=config.call_timeout, budget=budget
-    )
-    stack.push_async_callback(client.aclose)
-    await client.check()
-    client.counters.take()  # no step's spending
-    return client
-
-
-def _local_client(config: Config, endpoint: Endpoint, budget: Budget, policy: Policy, driver: Driver) -> LLMClient:
-    return LLMClient(
-        endpoint.model_copy(update={"model_name": config.model_source}),
-        max_concurrency=config.max_concurrent_calls,
-        timeout=config.call_timeout,
-        budget=budget,
-        generate=BaseModel(driver, policy.model, policy.tokenizer),
-    )
-
-
-def _start_simulator(config: Config, problems: ProblemSets, say: Say, stack: AsyncExitStack) -> SimulatorProcess:
-    settings = config.simulator
-    path = config.run_folder / "simulator_problems.jsonl"
-    save_problems(path, [*problems.train, *problems.test])
-    latency = (settings.latency_median, settings.latency_p95) if settings.latency_median else None
-    simulator = start_simulator(path, seed=config.seed, skills=settings.skills, latency=latency, faults=settings.faults)
-    stack.callback(simulator.stop)
-    say(f"executor: the simulator at {simulator.base_url} stands in for an LLM; it knows the answers")
-    return simulator
-
-
-def _endpoint(config: Config, name: str, simulator: SimulatorProcess | None) -> Endpoint:
-    return simulator.endpoint() if simulator else load_endpoint(config.aflow_config_path, name)
+        grader = Grader(Judge(clients.judge), weights=config.reward_weights.model_dump())
+        yield RunParts(policy, driver, clients, executor, grader)
 
 
 @dataclass(frozen=True)

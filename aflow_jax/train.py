@@ -131,7 +131,7 @@ class Trainer:
         self.learner = Learner(policy.model, policy.new_adapter(), learner_settings(config))
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
         self.saved: int | None = None  # the newest checkpoint's step
-        self.state = RunState(parts.budget, recent_voids=deque(maxlen=config.void_limit.window))
+        self.state = RunState(parts.clients.budget, recent_voids=deque(maxlen=config.void_limit.window))
 
     async def train(self, start: Path | None) -> int:
         """Run the stages from the start, or from a checkpoint; return the exit code. Whatever stops it, it saves."""
@@ -255,7 +255,7 @@ class Trainer:
         self.console.say(f"resumed: step {self.state.step} from {start}")
 
     def _spending(self) -> dict[str, float]:
-        return self.parts.client.counters.take().metrics()
+        return self.parts.clients.metrics()
 
 
 if __name__ == "__main__":

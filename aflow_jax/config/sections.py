@@ -91,6 +91,20 @@ class Budget(Section):
     usd: float | None = Field(None, gt=0.0, description="US dollars, for endpoints whose price is known")
 
 
+class ResponseCache(Section):
+    """Replies of the executor and judge kept on disk, so that a resumed or repeated step makes no call again.
+
+    The simulator and the local model, which cost nothing, are not cached.
+    """
+
+    enabled: bool = Field(True, description="whether replies are kept")
+    path: str | None = Field(
+        None,
+        description="SQLite file on a local disk, which runs may share; null is replies.sqlite in the run's folder",
+    )
+    max_gb: float = Field(1.0, gt=0.0, description="size in 10^9 bytes; what was unused for longest goes first")
+
+
 class WarmStart(Section):
     """Supervised learning on workflow demonstrations before GRPO."""
 

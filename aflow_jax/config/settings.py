@@ -13,6 +13,7 @@ from aflow_jax.config.sections import (
     CreateModel,
     Evaluation,
     GenerationConfig,
+    ResponseCache,
     RewardWeights,
     Section,
     SimulatorSettings,
@@ -140,6 +141,9 @@ class Config(Section):
 
     aflow_config_path: str = Field("configs/aflow_llm.yaml", description="endpoints of the executor LLMs")
     aflow_executor_model: str = Field("gpt-4o-mini", description="the executor: a name in aflow_config_path")
+    aflow_executor_fallbacks: list[str] = Field(
+        default_factory=list, description="executors asked, in this order, while those before them are down"
+    )
     judge_model: str | None = Field(None, description="the judge: a name in aflow_config_path; null is the executor's")
     aflow_operators: list[str] = Field(
         default_factory=lambda: ["Custom", "AnswerGenerate", "Programmer", "Test", "Review", "Revise", "ScEnsemble"],
@@ -149,12 +153,14 @@ class Config(Section):
     workflow_limits: WorkflowLimits = Field(default_factory=WorkflowLimits, description="bounds of a workflow")
     execution_timeout: float = Field(600, gt=0.0, description="seconds for one workflow")
     call_timeout: float = Field(120, gt=0.0, description="seconds for one LLM call, retries aside")
+    call_retries: int = Field(5, ge=0, le=100, description="times that an LLM call is sent again after a passing fault")
     max_concurrent_calls: int = Field(64, ge=1, description="LLM calls in flight")
     sandbox: Literal["auto", "namespaces", "bubblewrap", "landlock", "unsafe"] = Field(
         "auto", description="isolation of model-written programs; auto takes the strongest that the machine offers"
     )
     max_concurrent_sandboxes: int = Field(4, ge=1, description="sandboxed programs at once")
     budget: Budget = Field(default_factory=Budget, description="spending bounds")
+    response_cache: ResponseCache = Field(default_factory=ResponseCache, description="replies kept on disk")
     void_limit: VoidLimit = Field(default_factory=VoidLimit, description="infrastructure faults tolerated")
     simulator: SimulatorSettings | None = Field(None, description="simulate the executor LLM")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aflow_jax.llm.fallback import FallbackClient
     from aflow_jax.llm.local import Generated, PromptRefused
     from aflow_jax.llm.pricing import Price
-    from aflow_jax.llm.reply import LLMFault, Reply
+    from aflow_jax.llm.reply import LLMFault, Reply, TooLong
     from aflow_jax.llm.simulator import SimulatorProcess, start_simulator
 
 _HOMES = {
@@ -30,6 +30,7 @@ _HOMES = {
     "Reply": "reply",
     "ResponseCache": "cache",
     "SimulatorProcess": "simulator",
+    "TooLong": "reply",
     "load_endpoint": "endpoint",
     "start_simulator": "simulator",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "Reply",
     "ResponseCache",
     "SimulatorProcess",
+    "TooLong",
     "load_endpoint",
     "start_simulator",
 ]

@@ -12,10 +12,10 @@ from typing import Any, Self
 from aflow_jax.errors import UserError
 from aflow_jax.llm.reply import Completion
 
-_VERSION = 1
+_VERSION = 2
 _APPLICATION_ID = 0x61666C77  # "aflw": tells this file from any other SQLite database
 _BUSY_SECONDS = 60.0
-_EVICT_EVERY = 256
+_CHECKED_SHARE = 16  # the size is looked at again when so many-th of the bound was put
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -23,18 +23,21 @@ CREATE TABLE IF NOT EXISTS replies (
     request TEXT NOT NULL,
     text TEXT NOT NULL,
     usage TEXT,
+    cut INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
+    made REAL NOT NULL,
     used REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS replies_by_use ON replies (used);
+);
+CREATE INDEX IF NOT EXISTS replies_by_use ON replies (used, bytes);
 """
 
 
 class ResponseCache:
     """An SQLite file of requests and their replies, safe to share between processes.
 
-    Rows hold the request as JSON (endpoint, model, messages, temperature, top_p, bound, seed) and the reply's text and
-    usage: `sqlite3 FILE 'SELECT request, text FROM replies'` shows them. Keys are never part of a request's body.
+    Rows hold the request as JSON (endpoint, model, messages, temperature, top_p, bound, seed), and the reply's text,
+    usage and whether it was cut: `python -m aflow_jax.llm cache FILE` shows them. A key is no part of a request's body.
+    The first reply to a request is kept and given to all who ask, so that a step repeated is the same step.
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int = 1 << 30) -> None:
@@ -45,11 +48,12 @@ class ResponseCache:
         """
         self._path = Path(path)
         self._max_bytes = max_bytes
-        self._puts = 0
+        self._unchecked = 0
         # One thread owns the connection, so that waiting for another process's lock never stalls the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="response-cache")
         try:
             self._connection = self._thread.submit(self._open).result()
+            self._thread.submit(self._evict).result()
         except (OSError, sqlite3.Error) as error:
             self._thread.shutdown()
             raise UserError(f"{path}: not usable as a response cache ({error}); name another file") from None
@@ -58,9 +62,10 @@ class ResponseCache:
         """Return the reply kept under `digest`, or None."""
         return await self._submit(self._get, digest)
 
-    async def put(self, digest: str, request: dict[str, Any], completion: Completion) -> None:
-        """Keep a reply."""
-        await self._submit(self._put, digest, json.dumps(request, ensure_ascii=False, sort_keys=True), completion)
+    async def put(self, digest: str, request: dict[str, Any], completion: Completion) -> Completion:
+        """Keep a reply unless there is one; return the one that is kept."""
+        text = json.dumps(request, ensure_ascii=False, sort_keys=True)
+        return await self._submit(self._put, digest, text, completion)
 
     def close(self) -> None:
         """Close the file."""
@@ -100,33 +105,38 @@ class ResponseCache:
         return connection
 
     def _get(self, digest: str) -> Completion | None:
-        row = self._connection.execute("SELECT text, usage FROM replies WHERE digest = ?", (digest,)).fetchone()
+        row = self._connection.execute("SELECT text, usage, cut FROM replies WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             return None
         self._connection.execute("UPDATE replies SET used = ? WHERE digest = ?", (time.time(), digest))
-        return Completion(row[0], tuple(json.loads(row[1])) if row[1] else None)
+        return Completion(row[0], tuple(json.loads(row[1])) if row[1] else None, bool(row[2]))
 
-    def _put(self, digest: str, request: str, completion: Completion) -> None:
+    def _put(self, digest: str, request: str, completion: Completion) -> Completion:
         usage = json.dumps(completion.usage) if completion.usage else None
         size = len(request.encode()) + len(completion.text.encode())
-        self._connection.execute(
-            "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
-            (digest, request, completion.text, usage, size, time.time()),
-        )
-        self._puts += 1
-        if self._puts % _EVICT_EVERY == 0:
+        now = time.time()
+        new = self._connection.execute(
+            "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (digest, request, completion.text, usage, completion.cut, size, now, now),
+        ).rowcount
+        if not new:
+            return self._get(digest) or completion
+        self._unchecked += size
+        if self._unchecked > self._max_bytes // _CHECKED_SHARE:
             self._evict()
+        return completion
 
     def _evict(self) -> None:
         """Delete what was unused for longest, down to nine tenths of the bound; SQLite uses the freed pages again."""
+        self._unchecked = 0
         total = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM replies").fetchone()[0]
         if total <= self._max_bytes:
             return
         self._connection.execute(
             """
-            DELETE FROM replies WHERE digest IN (
-                SELECT digest FROM (
-                    SELECT digest, sum(bytes) OVER (ORDER BY used DESC, digest) AS kept FROM replies
+            DELETE FROM replies WHERE rowid IN (
+                SELECT rowid FROM (
+                    SELECT rowid, sum(bytes) OVER (ORDER BY used DESC, rowid) AS kept FROM replies
                 ) WHERE kept > ?
             )
             """,

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,16 @@ from aflow_jax.llm.endpoint import Endpoint
 from aflow_jax.llm.exchange import Exchange
 from aflow_jax.llm.limits import RateLimit
 from aflow_jax.llm.local import Generate, LocalExchange
-from aflow_jax.llm.reply import Completion, LLMFault, Reply, Usage, estimated_tokens, read_completion, well_formed
+from aflow_jax.llm.reply import (
+    Completion,
+    LLMFault,
+    Reply,
+    TooLong,
+    Usage,
+    estimated_tokens,
+    read_completion,
+    well_formed,
+)
 
 Message = dict[str, str]
 
@@ -28,7 +38,11 @@ class LLMClient:
     Attributes:
         endpoint: where the calls go.
         counters: what they came to since `counters.take()`.
+        keeps_time: that every call ends by itself, and that only `latency` of its reply is time well served; the rest,
+            be it a queue, a rate limit, a fault or the wait before a retry, is the infrastructure's.
     """
+
+    keeps_time = True
 
     def __init__(
         self,
@@ -49,9 +63,10 @@ class LLMClient:
 
         Args:
             endpoint: where the calls go.
-            max_concurrency: requests in flight; further calls wait for a free slot.
+            max_concurrency: requests in flight; further calls wait for a free slot. An endpoint may set a lower bound.
             timeout: seconds for one request, from its start to the last byte of its answer.
-            deadline: seconds for one call, retries and the waits between them included; None is four times `timeout`.
+            deadline: seconds for one call, retries and the waits between them included, the wait for a slot and for
+                the endpoint's rate limits not; None is four times `timeout`.
             max_retries: further requests after a fault that may pass.
             backoff: seconds before the first retry; each later one waits twice as long.
             max_backoff: bound of that wait. A longer Retry-After is honoured.
@@ -77,11 +92,11 @@ class LLMClient:
         self._cache = cache
         self._budget = budget
         self._price = endpoint.effective_price
-        self._exchange: Exchange | LocalExchange
-        if generate is None:
-            self._exchange = Exchange(endpoint, max_concurrency=max_concurrency, max_body_bytes=max_body_bytes)
-        else:
-            self._exchange = LocalExchange(generate, max_concurrency=max_concurrency)
+        self._jitter = random.Random()
+        self._slots = asyncio.Semaphore(min(max_concurrency, endpoint.max_concurrent_calls or max_concurrency))
+        self._exchange = (
+            Exchange(endpoint, max_body_bytes=max_body_bytes) if generate is None else LocalExchange(generate)
+        )
         self._requests = RateLimit(endpoint.requests_per_minute)
         self._tokens = RateLimit(endpoint.tokens_per_minute)
 
@@ -98,26 +113,22 @@ class LLMClient:
         Args:
             messages: the conversation.
             temperature: None is the endpoint's.
-            seed: what makes equal requests differ; part of the cache's key.
+            seed: what makes equal requests differ; part of the cache's key. A request that is sampled without one wants
+                another reply each time, and is not cached.
             max_tokens: bound of the reply; None is the endpoint's.
 
         Raises:
             LLMFault: no usable reply, after the retries.
+            TooLong: the reply was cut at its bound, or the prompt does not fit; a kind of LLMFault.
             UserError: the endpoint refuses the key, the quota is exhausted, the model is unknown.
             BudgetExhausted: a bound of the budget is reached.
         """
         body = self._body(messages, temperature=temperature, seed=seed, max_tokens=max_tokens)
-        digest = self._digest(body)
-        if self._cache is not None and (kept := await self._cache.get(digest)) is not None:
-            return self._reply(body, kept, 0.0, cached=True)
         try:
-            completion, latency = await self._with_retries(body, digest)
+            return await self._complete(body)
         except LLMFault:
             self.counters.faults += 1
             raise
-        if self._cache is not None:
-            await self._cache.put(digest, {"base_url": self.endpoint.base_url, **body}, completion)
-        return self._reply(body, completion, latency, cached=False)
 
     async def check(self) -> None:
         """Make one small call, so that a wrong setting shows before anything costly starts.
@@ -125,14 +136,13 @@ class LLMClient:
         Raises:
             UserError: the endpoint cannot be reached, refuses the key or the request, or answers nothing usable.
         """
-        body = self._body([{"role": "user", "content": "Reply with OK."}], temperature=None, seed=None, max_tokens=16)
+        body = self._body([{"role": "user", "content": "Reply with OK."}], temperature=0.7, seed=0, max_tokens=16)
         try:
-            completion, latency = await self._with_retries(body, self._digest(body), checking=True)
+            await self._with_retries(body, checking=True)
         except LLMFault as fault:
             file = self.endpoint.path or "its settings"
             problem = f"{fault}; start the server, or correct models.{self.endpoint.name} in {file}"
         else:
-            self._reply(body, completion, latency, cached=False)
             return
         raise UserError(problem)
 
@@ -140,54 +150,65 @@ class LLMClient:
         """Close every connection; calls in flight must have ended."""
         await self._exchange.aclose()
 
-    def metrics(self) -> dict[str, float]:
-        """Return what the calls since the last time came to, under the names of metrics.jsonl."""
-        return self.counters.take().metrics()
+    def metrics(self, role: str = "executor") -> dict[str, float]:
+        """Return what the calls since the last time came to, under the names of metrics.jsonl, `role`/…"""
+        return self.counters.take().metrics(role)
 
-    async def _with_retries(
-        self, body: dict[str, Any], digest: str, *, checking: bool = False
-    ) -> tuple[Completion, float]:
-        end = time.monotonic() + self._deadline
-        jitter = random.Random(digest)  # seeded: a run repeated waits the same
+    async def _complete(self, body: dict[str, Any]) -> Reply:
+        digest = self._digest(body)
+        cache = self._cache if body["temperature"] == 0 or "seed" in body else None
+        if cache is not None and (kept := await cache.get(digest)) is not None:
+            return self._reply(body, kept, 0.0, cached=True)
+        completion, latency = await self._with_retries(body)
+        if cache is not None:
+            completion = await cache.put(digest, {"base_url": self.endpoint.base_url, **body}, completion)
+        return self._reply(body, completion, latency, cached=False)
+
+    async def _with_retries(self, body: dict[str, Any], *, checking: bool = False) -> tuple[Completion, float]:
+        """Return the completion, and the seconds of the request that brought it."""
+        left = self._deadline
         attempt = 0
         while True:
-            remaining = end - time.monotonic()
             try:
-                return await self._attempt(body, timeout=min(self._timeout, max(remaining, 0.001)), checking=checking)
+                return await self._attempt(body, timeout=min(self._timeout, max(left, 0.001)))
             except LLMFault as fault:
                 failure = fault
-            wait = self._wait(failure, attempt, jitter)
-            gives_up = not failure.retriable or attempt >= self._max_retries or (checking and failure.unreachable)
-            if gives_up or time.monotonic() + wait >= end:
+            wait = self._wait(failure, attempt)
+            left -= failure.seconds + wait
+            if not failure.retriable or attempt >= self._max_retries or (checking and failure.unreachable) or left <= 0:
                 break
             attempt += 1
             self.counters.retries += 1
             await asyncio.sleep(wait)
         tries = f" ({attempt + 1} attempts)" if attempt else ""
-        where = f"{self.endpoint.name} at {self.endpoint.address}"
-        raise LLMFault(failure.kind, f"{where}: {failure}{tries}", retriable=False, unreachable=failure.unreachable)
+        failure.args = (f"{self.endpoint.name} at {self.endpoint.address}: {failure}{tries}",)
+        raise failure.with_traceback(None)
 
-    async def _attempt(self, body: dict[str, Any], *, timeout: float, checking: bool) -> tuple[Completion, float]:
-        if self._budget is not None:
-            self._budget.require()
-        expected = sum(estimated_tokens(message["content"]) for message in body["messages"])
+    async def _attempt(self, body: dict[str, Any], *, timeout: float) -> tuple[Completion, float]:
+        expected = _prompt_estimate(body)
         await self._requests.take(1)
         await self._tokens.take(expected)
-        answer, latency = await self._exchange.post("/chat/completions", body, timeout=timeout)
-        try:
-            completion = read_completion(answer, allow_cut=checking)
-        except LLMFault as fault:
-            if fault.usage is not None:
-                self._charge(fault.usage)
-            raise
-        prompt_tokens, completion_tokens, _ = completion.usage or (expected, estimated_tokens(completion.text), 0)
-        self._tokens.give_back(expected - prompt_tokens - completion_tokens)
+        async with self._slots:
+            with self._budget.call() if self._budget is not None else nullcontext():
+                start = time.monotonic()
+                try:
+                    answer = await self._exchange.post("/chat/completions", body, timeout=timeout)
+                    latency = time.monotonic() - start
+                    completion = read_completion(answer)
+                except LLMFault as fault:
+                    fault.seconds = time.monotonic() - start
+                    if fault.usage is not None:
+                        self._charge(fault.usage, stated=True)
+                    raise
+                usage = completion.usage or (expected, estimated_tokens(completion.text), 0)
+                self._charge(usage, stated=completion.usage is not None)
+        self._tokens.give_back(expected - usage[0] - usage[1])
         return completion, latency
 
-    def _wait(self, fault: LLMFault, attempt: int, jitter: random.Random) -> float:
+    def _wait(self, fault: LLMFault, attempt: int) -> float:
         """Return the seconds before the next attempt: doubling, half of it random, never less than the server asked."""
         ceiling = min(self._max_backoff, self._backoff * 2**attempt)
-        wait = ceiling * (0.5 + 0.5 * jitter.random())
+        wait = ceiling * (0.5 + 0.5 * self._jitter.random())
         # A little beyond what the server asked, spread, so that its waiters do not all return at once.
         return wait if fault.retry_after is None else max(wait, fault.retry_after) + 0.1 * wait
 
@@ -211,30 +232,33 @@ class LLMClient:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _reply(self, body: dict[str, Any], completion: Completion, latency: float, *, cached: bool) -> Reply:
-        if completion.usage is not None:
-            usage, usd = completion.usage, self._usd(completion.usage)
-        else:
-            prompt_tokens = sum(estimated_tokens(message["content"]) for message in body["messages"])
-            usage, usd = (prompt_tokens, estimated_tokens(completion.text), 0), None
+        """Return the reply of a completion, and count it; raise TooLong where it was cut."""
+        usage = completion.usage or (_prompt_estimate(body), estimated_tokens(completion.text), 0)
         reply = Reply(
             text=completion.text,
             prompt_tokens=usage[0],
             completion_tokens=usage[1],
-            usd=usd,
+            usd=None if completion.usage is None else self._usd(usage),
             latency=latency,
             cached=cached,
             usage_estimated=completion.usage is None,
         )
+        if completion.cut:
+            where = f"{self.endpoint.name} at {self.endpoint.address}"
+            raise TooLong(f"{where}: the reply was cut at max_tokens, after {usage[1]} tokens", reply)
         self.counters.add(reply)
-        if not cached:
-            self._charge(usage, estimated=completion.usage is None)
         return reply
 
     def _usd(self, usage: Usage) -> float | None:
         return None if self._price is None else self._price.usd(*usage)
 
-    def _charge(self, usage: Usage, *, estimated: bool = False) -> None:
-        tokens, usd = usage[0] + usage[1], None if estimated else self._usd(usage)
-        self.counters.charge(tokens, usd)
+    def _charge(self, usage: Usage, *, stated: bool) -> None:
+        """Count what an answer costs. An estimate is not reported as dollars, but holds for the budget."""
+        tokens, usd = usage[0] + usage[1], self._usd(usage)
+        self.counters.charge(tokens, usd if stated else None)
         if self._budget is not None:
             self._budget.spend(tokens, usd)
+
+
+def _prompt_estimate(body: dict[str, Any]) -> int:
+    return sum(estimated_tokens(message["content"]) for message in body["messages"])

@@ -62,22 +62,22 @@ class Counters:
             total.latencies = [*total.latencies, *part.latencies]
         return total
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, role: str = "executor") -> dict[str, float]:
         """Return the values under their names in metrics.jsonl; what is not known, or has no value yet, is absent."""
         values: dict[str, float] = {
-            "executor/calls": self.calls,
-            "executor/tokens": self.tokens,
-            "executor/retries": self.retries,
-            "executor/faults": self.faults,
+            "calls": self.calls,
+            "tokens": self.tokens,
+            "retries": self.retries,
+            "faults": self.faults,
         }
         if self.usd is not None:
-            values["executor/usd"] = self.usd
+            values["usd"] = self.usd
         if self.calls:
-            values["executor/cache_hit_ratio"] = self.cache_hits / self.calls
+            values["cache_hit_ratio"] = self.cache_hits / self.calls
         if self.latencies:
-            values["executor/latency_p50"] = nearest_rank(self.latencies, 0.50)
-            values["executor/latency_p95"] = nearest_rank(self.latencies, 0.95)
-        return values
+            values["latency_p50"] = nearest_rank(self.latencies, 0.50)
+            values["latency_p95"] = nearest_rank(self.latencies, 0.95)
+        return {f"{role}/{name}": value for name, value in values.items()}
 
 
 def nearest_rank(values: list[float], quantile: float) -> float:

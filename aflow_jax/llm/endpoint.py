@@ -30,6 +30,7 @@ class Endpoint(BaseModel):
         top_p: nucleus of every call.
         max_tokens: bound of a reply, for calls that state none.
         price: US dollars per million tokens; None is the built-in table's, see `effective_price`.
+        max_concurrent_calls: requests in flight there; None is the client's own bound, which holds in any case.
         requests_per_minute: bound of the account; None is unbounded.
         tokens_per_minute: bound of the account over prompt and completion tokens; None is unbounded.
         key_variable: the environment variable that the key came from, for messages.
@@ -47,6 +48,7 @@ class Endpoint(BaseModel):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(4096, ge=1)
     price: Price | None = None
+    max_concurrent_calls: int | None = Field(None, ge=1)
     requests_per_minute: float | None = Field(None, gt=0.0)
     tokens_per_minute: float | None = Field(None, gt=0.0)
     key_variable: str | None = None

@@ -1,4 +1,4 @@
-"""One HTTP exchange with an endpoint through the `openai` client: bounded in time, size and number, never retried."""
+"""One HTTP exchange with an endpoint through the `openai` client: bounded in time and size, never retried."""
 
 import asyncio
 import email.utils
@@ -14,58 +14,58 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsync
 
 from aflow_jax.errors import UserError
 from aflow_jax.llm.endpoint import Endpoint
-from aflow_jax.llm.reply import LLMFault
+from aflow_jax.llm.reply import LLMFault, TooLong
 
 _CONNECT_SECONDS = 15.0
 _SHORTEST_KEY = 6  # a local server's dummy may be a letter of its every word
+_KEY_PART = 8  # so many characters of a key in a row give it away
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+# OpenAI's code; vLLM, DeepSeek and others say it in words only.
+_TOO_LONG_CODE = "context_length_exceeded"
+_TOO_LONG = re.compile(r"maximum context length|context[ _](length|window|size)", re.IGNORECASE)
 
 
 class Exchange:
-    """Posts requests to one endpoint, at most `max_concurrency` at once.
+    """Posts requests to one endpoint.
 
     Each request in flight has a client with one connection of its own: the usual shared pool looks at every connection
     whenever a request starts or ends, which at 256 in flight costs more than the exchange itself.
     """
 
-    def __init__(self, endpoint: Endpoint, *, max_concurrency: int, max_body_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, *, max_body_bytes: int) -> None:
         self._endpoint = endpoint
         self._max_body_bytes = max_body_bytes
-        self._slots = asyncio.Semaphore(max_concurrency)
         self._idle: list[AsyncOpenAI] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._tls = httpx2.create_ssl_context() if endpoint.address.startswith("https") else False
 
-    async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> tuple[bytes, float]:
-        """Return the body of a successful answer, and the seconds that it took: at most `timeout`.
-
-        The wait for a free slot counts to neither.
+    async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> bytes:
+        """Return the body of a successful answer, after `timeout` seconds at most. The key, should it be there, is not.
 
         Raises:
             LLMFault: no connection, no complete answer in time, a body above the bound, or an error status.
+            TooLong: the prompt does not fit the model.
             UserError: the endpoint refuses the key, the quota is exhausted, or it does not know the model.
         """
-        async with self._slots:
-            client = self._idle.pop() if self._idle else self._open()
-            healthy = False
-            start = time.monotonic()
-            try:
-                async with asyncio.timeout(timeout):
-                    response = await client.post(path, cast_to=httpx2.Response, body=body)
-                healthy = True
-                return response.content, time.monotonic() - start
-            except APIStatusError as error:
-                healthy = True
-                failure = _status_failure(self._endpoint, error)
-            except (OpenAIError, httpx2.HTTPError, ssl.SSLError, _BodyRefused) as error:
-                failure = _transport_failure(self._endpoint, error)
-            except TimeoutError:
-                failure = LLMFault("LLM_UNAVAILABLE", f"no complete reply within {timeout:g} s")
-            finally:
-                if healthy:
-                    self._idle.append(client)
-                else:  # after a cancelled or broken exchange, nothing is known about the connection
-                    self._discard(client)
+        client = self._idle.pop() if self._idle else self._open()
+        healthy = False
+        try:
+            async with asyncio.timeout(timeout):
+                response = await client.post(path, cast_to=httpx2.Response, body=body)
+            healthy = True
+            return _without_key(self._endpoint, response.content)
+        except APIStatusError as error:
+            healthy = True
+            failure = _status_failure(self._endpoint, error)
+        except (OpenAIError, httpx2.HTTPError, ssl.SSLError, _BodyRefused) as error:
+            failure = _transport_failure(self._endpoint, error)
+        except TimeoutError:
+            failure = LLMFault("LLM_UNAVAILABLE", f"no complete reply within {timeout:g} s")
+        finally:
+            if healthy:
+                self._idle.append(client)
+            else:  # after a cancelled or broken exchange, nothing is known about the connection
+                self._discard(client)
         # Outside the handlers, so that no request or header hangs on the error as its context.
         raise failure
 
@@ -144,6 +144,8 @@ def _status_failure(endpoint: Endpoint, error: APIStatusError) -> LLMFault | Use
         return UserError(
             f"{where}: model {endpoint.model_name!r} or the address is unknown ({said}); correct it in {file}"
         )
+    if status in (400, 413, 422) and (error.code == _TOO_LONG_CODE or _TOO_LONG.search(error.message)):
+        return TooLong(f"the prompt is too long: {said}")
     if status == 429:
         return LLMFault("RATE_LIMITED", f"rate limit: {said}", retry_after=_retry_after(error.response.headers))
     return LLMFault(
@@ -178,12 +180,25 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 
 def _excerpt(endpoint: Endpoint, text: str) -> str:
-    """Return the server's words on one short line, without the key or anything that looks like one."""
+    """Return the server's words on one short line, without any part of the key or anything that looks like a key."""
+    text = " ".join(text.split())[:2000]
     key = endpoint.api_key.get_secret_value() if endpoint.api_key else ""
     if len(key) >= _SHORTEST_KEY:
-        text = text.replace(key, "[key]")
-    text = re.sub(r"\b(sk|pk|key)-[\w*-]{6,}", "[key]", text)
-    return " ".join(text.split())[:200]
+        parts = {key[start : start + _KEY_PART] for start in range(max(1, len(key) - _KEY_PART + 1))}
+        found = {place + i for part in parts for place in _places(part, text) for i in range(len(part))}
+        marked = "".join("\0" if place in found else letter for place, letter in enumerate(text))
+        text = re.sub("\0+", "[key]", marked)
+    return re.sub(r"\b(sk|pk|key)-[\w*-]{6,}", "[key]", text)[:200]
+
+
+def _places(part: str, text: str) -> list[int]:
+    return [match.start() for match in re.finditer(f"(?={re.escape(part)})", text)]
+
+
+def _without_key(endpoint: Endpoint, body: bytes) -> bytes:
+    """Return a reply's body, in which some gateways repeat the request's headers, without the key."""
+    key = endpoint.api_key.get_secret_value().encode() if endpoint.api_key else b""
+    return body.replace(key, b"[key]") if len(key) >= _SHORTEST_KEY else body
 
 
 def _phrase(status: int) -> str:

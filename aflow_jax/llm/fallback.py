@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from aflow_jax.llm.client import LLMClient, Message
 from aflow_jax.llm.counters import Counters
 from aflow_jax.llm.endpoint import Endpoint
-from aflow_jax.llm.reply import LLMFault, Reply
+from aflow_jax.llm.reply import LLMFault, Reply, TooLong
 
 
 class FallbackClient:
     """Asks the first client that is not known to be down, and the next one when it faults; used like an LLMClient.
 
-    A client that faulted is passed over for `cooldown` seconds, so that an outage does not cost its retries with each
-    call. When all are down, each is asked.
+    A client whose fault may pass is passed over for `cooldown` seconds, so that an outage does not cost its retries
+    with each call; one that refused a request for what it holds is not. When all are down, each is asked. A request or
+    reply that is too long, a refused key and an exhausted quota are raised at once.
     """
+
+    keeps_time = True
 
     def __init__(self, clients: Sequence[LLMClient], *, cooldown: float = 30.0) -> None:
         if not clients:
@@ -45,8 +48,11 @@ class FallbackClient:
                 return await self._clients[place].complete(
                     messages, temperature=temperature, seed=seed, max_tokens=max_tokens
                 )
-            except LLMFault:
-                self._down_until[place] = time.monotonic() + self._cooldown
+            except TooLong:
+                raise
+            except LLMFault as fault:
+                if fault.retriable:
+                    self._down_until[place] = time.monotonic() + self._cooldown
         return await self._clients[order[-1]].complete(
             messages, temperature=temperature, seed=seed, max_tokens=max_tokens
         )
@@ -61,6 +67,6 @@ class FallbackClient:
         for client in self._clients:
             await client.aclose()
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, role: str = "executor") -> dict[str, float]:
         """Return what all clients' calls came to; a call that fell back counts as a fault of the one before."""
-        return Counters.merged([client.counters.take() for client in self._clients]).metrics()
+        return Counters.merged([client.counters.take() for client in self._clients]).metrics(role)

@@ -24,7 +24,11 @@ class RateLimit:
         self._refill(self._per_second)
         self._level -= amount
         if self._level < 0:
-            await asyncio.sleep(-self._level / self._per_second)
+            try:
+                await asyncio.sleep(-self._level / self._per_second)
+            except asyncio.CancelledError:
+                self.give_back(amount)
+                raise
 
     def give_back(self, amount: float) -> None:
         """Return what was taken too much; a negative amount takes more, without waiting."""

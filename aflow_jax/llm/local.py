@@ -3,12 +3,11 @@
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aflow_jax.llm.reply import LLMFault
+from aflow_jax.llm.reply import LLMFault, TooLong
 
 
 @dataclass(frozen=True)
@@ -45,35 +44,32 @@ class Generate(Protocol):
 class LocalExchange:
     """Answers the requests of an LLMClient in this process, in place of an HTTP exchange, in the same form."""
 
-    def __init__(self, generate: Generate, *, max_concurrency: int) -> None:
+    def __init__(self, generate: Generate) -> None:
         self._generate = generate
-        self._slots = asyncio.Semaphore(max_concurrency)
 
-    async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> tuple[bytes, float]:
-        """Return the body of the answer, and the seconds that it took: at most `timeout`.
-
-        The wait for a free slot counts to neither.
+    async def post(self, path: str, body: dict[str, Any], *, timeout: float) -> bytes:
+        """Return the body of the answer, after `timeout` seconds at most.
 
         Raises:
-            LLMFault: no complete answer in time, or a conversation that does not fit.
+            LLMFault: no complete answer in time.
+            TooLong: a conversation that does not fit.
         """
-        async with self._slots:
-            start = time.monotonic()
-            try:
-                async with asyncio.timeout(timeout):
-                    generated = await self._generate(
-                        body["messages"],
-                        temperature=body["temperature"],
-                        top_p=body["top_p"],
-                        max_tokens=body["max_tokens"],
-                        seed=body.get("seed", _seed_of(body)),
-                    )
-            except TimeoutError:
-                failure = LLMFault("LLM_UNAVAILABLE", f"no complete reply within {timeout:g} s")
-            except PromptRefused as refusal:
-                failure = LLMFault("LLM_UNAVAILABLE", str(refusal), retriable=False)
-            else:
-                return _chat_completion(generated), time.monotonic() - start
+        failure: LLMFault
+        try:
+            async with asyncio.timeout(timeout):
+                generated = await self._generate(
+                    body["messages"],
+                    temperature=body["temperature"],
+                    top_p=body["top_p"],
+                    max_tokens=body["max_tokens"],
+                    seed=body.get("seed", _seed_of(body)),
+                )
+        except TimeoutError:
+            failure = LLMFault("LLM_UNAVAILABLE", f"no complete reply within {timeout:g} s")
+        except PromptRefused as refusal:
+            failure = TooLong(str(refusal))
+        else:
+            return _chat_completion(generated)
         raise failure
 
     async def aclose(self) -> None:

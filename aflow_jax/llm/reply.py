@@ -17,6 +17,7 @@ class LLMFault(Exception):
         retry_after: seconds that the server asked to wait, or None.
         unreachable: whether no connection was made at all.
         usage: what an unusable reply cost nevertheless, as in `Completion`.
+        seconds: how long the request took.
     """
 
     def __init__(
@@ -34,6 +35,23 @@ class LLMFault(Exception):
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.usage: Usage | None = None
+        self.seconds = 0.0
+
+
+class TooLong(LLMFault):
+    """What was asked for is too long: the reply reached max_tokens, or the prompt does not fit the model.
+
+    The endpoint did its part, and would do the same again. Who wrote the request decides what that means: for an
+    operator it is the workflow's fault (OPERATOR_FORMAT), since an instruction can ask for any length; for anyone who
+    does not tell it from other faults, there is no reply to use.
+
+    Attributes:
+        reply: the reply that was cut and has to be paid; None where the prompt was refused.
+    """
+
+    def __init__(self, message: str, reply: "Reply | None" = None) -> None:
+        super().__init__("LLM_UNAVAILABLE", message, retriable=False)
+        self.reply = reply
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Reply:
     """One completed call.
 
     Attributes:
-        text: what the model said; never empty, never cut.
+        text: what the model said; never empty, and cut only inside TooLong.
         prompt_tokens: as the server counted, else estimated (see `usage_estimated`).
         completion_tokens: likewise.
         usd: US dollars that the call costs, or did when it was first made; None where the price is not known.
@@ -63,22 +81,26 @@ class Reply:
 class Completion:
     """The part of a chat completion that outlives the call, as the cache keeps it.
 
-    `usage` is (prompt tokens, completion tokens, prompt tokens served from the server's cache), None where not stated.
+    Attributes:
+        text: what the model said; may be empty where it was cut.
+        usage: (prompt tokens, completion tokens, prompt tokens served from the server's cache), None where not stated.
+        cut: whether max_tokens ended it.
     """
 
     text: str
     usage: Usage | None
+    cut: bool = False
 
 
-def read_completion(body: bytes, *, allow_cut: bool = False) -> Completion:
-    """Return the completion in an HTTP body; `allow_cut` accepts an empty or length-limited text.
+def read_completion(body: bytes) -> Completion:
+    """Return the completion in an HTTP body.
 
     Raises:
-        LLMFault: the body is a page, not JSON, or of another shape; the content is null or empty; the text was cut.
+        LLMFault: the body is a page, not JSON, or of another shape; the content is null, empty or withheld.
     """
     choice, usage = _read_choice(body)
     try:
-        return Completion(_read_content(choice, allow_cut), usage)
+        return Completion(_read_content(choice), usage, choice.get("finish_reason") == "length")
     except LLMFault as fault:
         fault.usage = usage
         raise
@@ -112,17 +134,15 @@ def _read_choice(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     return data["choices"][0], _read_usage(data.get("usage"))
 
 
-def _read_content(choice: dict[str, Any], allow_cut: bool) -> str:
+def _read_content(choice: dict[str, Any]) -> str:
     message, reason = choice.get("message"), choice.get("finish_reason")
     if not isinstance(message, dict):
         raise _unusable("a choice without a message")
     content = message.get("content")
-    if allow_cut and reason == "length":
-        return content if isinstance(content, str) else ""
+    if reason == "length":
+        return well_formed(content) if isinstance(content, str) else ""
     if isinstance(message.get("refusal"), str) and not content:
         raise _unusable("the model refused")
-    if reason == "length":
-        raise _unusable("the reply was cut at max_tokens", retriable=False)
     if reason == "content_filter":
         raise _unusable("the server's content filter withheld the reply", retriable=False)
     if not isinstance(content, str) or not content.strip():
@@ -137,7 +157,8 @@ def _read_usage(usage: Any) -> Usage | None:
     if not all(type(count) is int and count >= 0 for count in counts):
         return None
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    # OpenAI's name for what came from the server's prompt cache, else DeepSeek's.
+    cached = details.get("cached_tokens") if isinstance(details, dict) else usage.get("prompt_cache_hit_tokens")
     cached = cached if type(cached) is int and 0 <= cached <= counts[0] else 0
     return counts[0], counts[1], cached
 

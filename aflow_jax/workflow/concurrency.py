@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from aflow_jax.workflow.faults import OperatorFault
@@ -38,16 +38,17 @@ async def side_by_side(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> lis
 
 
 class Deadline:
-    """A time limit that stands still while any of the work under it waits for a free slot.
+    """A time limit that stands still while any of the work under it waits: for a free slot, or for the infrastructure.
 
-    Waiting says how busy the executor is, not how slow the workflow is, and WORKFLOW_TIMEOUT blames the workflow. What
-    an endpoint's faults have cost can be given back for the same reason.
+    Waiting says how busy or broken the executor is, not how slow the workflow is, and WORKFLOW_TIMEOUT blames the
+    workflow.
     """
 
     def __init__(self, seconds: float) -> None:
         self._timeout = asyncio.timeout(seconds)
         self._waiting = 0
         self._remaining = 0.0
+        self._charged_until = 0.0
 
     async def __aenter__(self) -> Deadline:
         await self._timeout.__aenter__()
@@ -60,28 +61,31 @@ class Deadline:
         """Whether the limit has ended the work."""
         return self._timeout.expired()
 
-    def give_back(self, seconds: float) -> None:
-        """Let the work run for longer by the time that it lost through no doing of its own."""
-        deadline = self._timeout.when()
-        if self.expired():
-            return
-        if deadline is None:
-            self._remaining += seconds
-        else:
-            self._timeout.reschedule(deadline + seconds)
-
     @asynccontextmanager
     async def slot(self, slots: asyncio.Semaphore) -> AsyncIterator[None]:
         """Hold one of the slots; the time it takes to get it is not counted."""
-        self._pause()
-        try:
+        with self.stopped():
             await slots.acquire()
-        finally:
-            self._proceed()
         try:
             yield
         finally:
             slots.release()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count the time inside."""
+        self._pause()
+        try:
+            yield
+        finally:
+            self._proceed()
+
+    def charge(self, seconds: float) -> None:
+        """Count the last `seconds` inside `stopped` after all; moments that a sibling was charged for count once."""
+        now = asyncio.get_running_loop().time()
+        start = max(now - seconds, self._charged_until)
+        self._charged_until = now
+        self._remaining -= max(0.0, now - start)
 
     def _pause(self) -> None:
         deadline = self._timeout.when()

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from aflow_jax.llm import Reply
+from aflow_jax.llm import Reply, TooLong
 from aflow_jax.sandbox import (
     ProgramResult,
     SandboxUnavailable,
@@ -30,7 +31,11 @@ Fields = dict[str, str]
 
 
 class Client(Protocol):
-    """The part of an LLM client that operators need."""
+    """The part of an LLM client that operators need.
+
+    A client with a true attribute `keeps_time` ends every call by itself, and says in the reply's `latency` which of
+    the call's seconds are the workflow's. Else all are.
+    """
 
     async def complete(
         self,
@@ -69,7 +74,7 @@ class Session:
 
     Attributes:
         resources: what all rollouts share.
-        deadline: the workflow's time limit, which stands still while waiting for a slot.
+        deadline: the workflow's time limit, which stands still while waiting for a slot or the infrastructure.
         seed: the rollout's seed followed by the operator's place in the workflow.
         sampled: whether to sample at all: branches that repeat differ, single calls are greedy.
         replies: what the LLM answered so far.
@@ -90,7 +95,7 @@ class Session:
         may_be_empty: Sequence[str] = (),
         vote: int | None = None,
     ) -> Answer:
-        """Ask the LLM and return `check` of the fields of its reply; a reply without them is asked for once more.
+        """Ask the LLM and return `check` of the fields of its reply; one without them or cut is asked for once more.
 
         Args:
             messages: a system and a user message.
@@ -100,21 +105,26 @@ class Session:
             vote: the vote's number; votes are always sampled, each with its own seed.
 
         Raises:
-            OperatorFault: OPERATOR_FORMAT, when the second reply cannot be read either.
+            OperatorFault: OPERATOR_FORMAT, when the second reply cannot be used either, or the prompt is too long for
+                the model: what the workflow makes of a problem is its own doing, and the endpoint served it.
         """
         system, user = messages
         turn = len(self.replies) if vote is None else vote
         notice = ""
         for attempt in range(2):
             prompt = [dict(system), {"role": user["role"], "content": user["content"] + notice}]
-            reply = await self._complete(prompt, sampled=self.sampled or vote is not None, place=(turn, attempt))
             try:
+                reply = await self._complete(prompt, sampled=self.sampled or vote is not None, place=(turn, attempt))
                 found = required_fields(reply.text, fields, may_be_empty=may_be_empty)
                 if is_neutralised(user["content"]):
                     found = {name: restore(text) for name, text in found.items()}
                 return check(found)
             except FieldError as error:
                 reason = str(error)
+            except TooLong as fault:
+                if fault.reply is None:
+                    raise OperatorFault(Outcome.OPERATOR_FORMAT, str(fault)) from None
+                reason = f"it was too long and was cut after {fault.reply.completion_tokens} tokens"
             notice = f"\n\nYour last reply could not be used: {reason}. Reply again, in exactly the form asked for."
         raise OperatorFault(Outcome.OPERATOR_FORMAT, reason)
 
@@ -137,13 +147,19 @@ class Session:
         chance: dict[str, Any] = {"temperature": 0.0, "seed": None}
         if sampled:
             chance = {"temperature": SAMPLING_TEMPERATURE, "seed": derive_seed((*self.seed, *place))}
-        clock = asyncio.get_running_loop()
+        client, reply = self.resources.client, None
+        keeps_time = getattr(client, "keeps_time", False)
         async with self.deadline.slot(self.resources.calls):
-            start = clock.time()
-            reply = await self.resources.client.complete(prompt, **chance)
-        # Failed attempts, and the waits that they or a rate limit asked for, are the endpoint's doing.
-        self.deadline.give_back(max(0.0, clock.time() - start - reply.latency))
-        self.replies.append(reply)
+            with self.deadline.stopped() if keeps_time else nullcontext():
+                try:
+                    reply = await client.complete(prompt, **chance)
+                except TooLong as fault:
+                    reply = fault.reply
+                    raise
+                finally:
+                    if reply is not None:
+                        self.replies.append(reply)
+                        self.deadline.charge(reply.latency if keeps_time else 0.0)
         return reply
 
     async def _in_sandbox(self, start: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -153,7 +169,8 @@ class Session:
                     return await start()
                 except SandboxUnavailable:
                     pass
-            await asyncio.sleep(delay)
+            with self.deadline.stopped():
+                await asyncio.sleep(delay)
         async with self.deadline.slot(self.resources.sandboxes):
             return await start()
 

@@ -39,6 +39,7 @@ class ScriptedEndpoint:
     script: Sequence[str | Exception] | Callable[[Asked], str | Exception]
     latency: Callable[[Asked], float] = lambda asked: 0.0
     lost: float = 0.0  # seconds before each answer that failed attempts take
+    keeps_time: bool = False
     asked: list[Asked] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0

@@ -9,7 +9,7 @@ import pytest
 from scripted import CODE, MATH, ScriptedEndpoint, code, execute, review, section_of, solution
 
 from aflow_jax.errors import UserError
-from aflow_jax.llm import BudgetExhausted, LLMFault
+from aflow_jax.llm import BudgetExhausted, LLMFault, Reply, TooLong
 from aflow_jax.workflow import Executor, Outcome, parse
 
 
@@ -276,10 +276,40 @@ class TestTime:
 
     def test_what_the_endpoint_s_faults_cost_is_not_the_workflow_s_time(self):
         workflow = "Custom -> [Custom, Custom] -> Revise -> Revise"
-        failing = ScriptedEndpoint(numbered(), lost=0.15)
+        failing = ScriptedEndpoint(numbered(), lost=0.15, keeps_time=True)
         assert execute(workflow, failing, timeout=0.4).outcome == Outcome.SCORED
-        slow = ScriptedEndpoint(numbered(), latency=lambda asked: 0.15)
+        slow = ScriptedEndpoint(numbered(), latency=lambda asked: 0.15, keeps_time=True)
         assert execute(workflow, slow, timeout=0.4).outcome == Outcome.WORKFLOW_TIMEOUT
+
+    def test_a_limit_that_passes_while_the_endpoint_fails_ends_no_workflow(self):
+        endpoint = ScriptedEndpoint(numbered(), lost=0.3, keeps_time=True)
+        assert execute("Custom", endpoint, timeout=0.1).outcome == Outcome.SCORED
+
+    def test_branches_side_by_side_take_the_time_of_one(self):
+        endpoint = ScriptedEndpoint(numbered(), latency=lambda asked: 0.15, keeps_time=True)
+        assert execute("[Custom, Custom, Custom, Custom]", endpoint, timeout=0.4).outcome == Outcome.SCORED
+
+
+class TestLength:
+    """A reply that is cut, or a prompt that does not fit, is what the workflow asked for, well served."""
+
+    CUT = TooLong("cut", Reply("half", 10, 4096, 0.01, 0.0))
+
+    def test_a_reply_that_is_cut_is_asked_for_once_more(self):
+        endpoint = ScriptedEndpoint([self.CUT, solution("42")])
+        execution = execute("Custom", endpoint)
+        assert (execution.outcome, execution.answer, execution.usage.calls) == (Outcome.SCORED, "42", 2)
+        assert "cut after 4096 tokens" in endpoint.asked[1].user
+
+    def test_a_reply_that_is_cut_twice_is_the_workflow_s_fault_and_paid(self):
+        execution = execute("Custom", ScriptedEndpoint([self.CUT]))
+        assert execution.outcome == Outcome.OPERATOR_FORMAT
+        assert (execution.usage.calls, execution.usage.completion_tokens) == (2, 8192)
+
+    def test_a_prompt_that_does_not_fit_is_the_workflow_s_fault_and_not_asked_again(self):
+        endpoint = ScriptedEndpoint([TooLong("the prompt is too long")])
+        assert execute("Custom", endpoint).outcome == Outcome.OPERATOR_FORMAT
+        assert len(endpoint.asked) == 1
 
     @pytest.mark.parametrize("bound", [1, 3])
     def test_calls_in_flight_are_bounded_over_all_workflows(self, bound):
