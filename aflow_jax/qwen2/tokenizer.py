@@ -36,6 +36,11 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._special_ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self._special = re.compile("|".join(re.escape(token) for token in self._special_ids))
+        # Added tokens that are not special, such as Qwen2.5's `<tool_call>`, are split by no setting of transformers:
+        # a text is cut behind their first character.
+        others = [token for token in tokenizer.get_added_vocab() if token not in self._special_ids]
+        cuts = "|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in others)
+        self._cut = re.compile(cuts or "(?!)")
         self.eos_token_ids = eos_token_ids
         self.pad_token_id = pad_token_id
         self.special_token_ids = tuple(self._special_ids.values())
@@ -45,8 +50,11 @@ class Tokenizer:
         return max(self._tokenizer.get_vocab().values()) + 1
 
     def encode_text(self, text: str) -> list[int]:
-        """Return the ids of plain text: the names of special tokens in it are text like any other."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        """Return the ids of plain text: the names of special and other added tokens in it are text like any other."""
+        ids: list[int] = []
+        for piece in self._cut.split(text):
+            ids += self._tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+        return ids
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
         """Return the ids of a conversation, ready for the assistant to go on.

@@ -226,6 +226,15 @@ def test_the_spellings_of_a_texts_tokens_are_its_bytes(request, which):
     assert all(spellings[token] is None for token in tokenizer.special_token_ids)
 
 
+def test_no_added_token_is_read_out_of_a_text(real):
+    added = real._tokenizer.get_added_vocab()
+    assert {"<tool_call>", "<|fim_prefix|>", "<|im_end|>"} <= set(added)
+    text = "é".join(added) + "".join(added) + "<tool_call<tool_call>tool_call>"
+    ids = real.encode_text(text)
+    assert set(added.values()).isdisjoint(ids)
+    assert real.decode(ids) == text
+
+
 def test_added_markup_spells_nothing(real):
     (markup,) = real._tokenizer.encode("<tool_call>", add_special_tokens=False)
     assert real.spellings()[markup] is None
