@@ -3,10 +3,10 @@
     python scripts/bench_executor.py [--workflows 1000] [--in-flight 256] [--median 1.0] [--p95 4.0]
 
 The executor and the real client run here, the simulator in a process of its own with lognormal latencies. The ideal
-schedule is what a scheduler without any cost of its own would need for the same number of latencies of the same
-distribution. CPU time is this process's, the `openai` client included; "executor alone" is the same load with an
-endpoint inside this process, without HTTP. Ctrl-C is tried on a process of its own with all of the workflows in flight,
-half of them in programs that never end.
+schedule is what a scheduler without any cost of its own needs for the very latencies that the simulator drew. CPU time
+is this process's. "executor alone" is the load with an endpoint inside this process, without HTTP; "openai alone" is
+what the `openai` package takes for as many requests of the same size, and the difference to it is our own. Ctrl-C is
+tried on a process of its own with all of the workflows in flight, half of them in programs that never end.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import heapq
-import random
+import json
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from math import exp, log
+from dataclasses import replace
 from pathlib import Path
 
+import httpx2
+
 from aflow_jax.llm import LLMClient, Reply, start_simulator
+from aflow_jax.llm.simulator.draws import digest, lognormal
 from aflow_jax.problems import Problem, generate_problems, save_problems
 from aflow_jax.workflow import Execution, Executor, Outcome, parse
 
@@ -51,7 +54,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.hang:
         hang(options.workflows, options.in_flight)
-    problems = generate_problems("math", options.workflows, seed=0)
+    problems = [
+        replace(problem, question=f"Number {number}. {problem.question}")  # no two alike
+        for number, problem in enumerate(generate_problems("math", options.workflows, seed=0))
+    ]
     calls = options.workflows * CALLS
 
     start = time.process_time()
@@ -63,11 +69,17 @@ def main() -> None:
         save_problems(path, problems)
         with start_simulator(path, latency=(options.median, options.p95)) as simulator:
             base = peak_mb()
-            wall, cpu = asyncio.run(through_client(problems, simulator, options.in_flight))
-    ideal = ideal_seconds(options.workflows, options.in_flight, options.median, options.p95)
-    print(f"with the client     {cpu / calls * 1e3:.2f} ms CPU per operator call, {cpu / wall:.2f} cores")
+            wall, cpu, latencies = asyncio.run(
+                through_client(problems, simulator, options.in_flight, (options.median, options.p95))
+            )
+            memory = peak_mb()
+        with start_simulator(path) as simulator:
+            bare = asyncio.run(openai_alone(simulator, min(calls, 2000))) * 1e3
+    ideal, own = ideal_seconds(latencies, options.in_flight), cpu / calls * 1e3
+    print(f"openai alone        {bare:.2f} ms CPU per request")
+    print(f"with the client     {own:.2f} ms CPU per operator call, {own - bare:.2f} our own, {cpu / wall:.2f} cores")
     print(f"wall time           {wall:.1f} s, {wall / ideal:.3f} x the ideal schedule's {ideal:.1f} s")
-    print(f"memory              {peak_mb() - base:.0f} MB above the {base:.0f} MB before")
+    print(f"memory              {memory - base:.0f} MB above the {base:.0f} MB before")
     print(
         f"Ctrl-C              {seconds_to_end(options.workflows, options.in_flight):.1f} s until the process has ended"
     )
@@ -128,16 +140,56 @@ def descendants(pid: int) -> set[int]:
     return set(children).union(*map(descendants, children))
 
 
-async def through_client(problems: list[Problem], simulator, in_flight: int) -> tuple[float, float]:
-    """Return wall and CPU seconds of all workflows against the simulator."""
+class Timed:
+    """A client that notes the latency that the simulator draws for each request."""
+
+    def __init__(self, client: LLMClient, latency: tuple[float, float]) -> None:
+        self.client, self.latency = client, latency
+        self.drawn: dict[str, list[float]] = {}
+        self.asked: dict[str, int] = {}
+
+    async def complete(self, messages: list[dict[str, str]], **chance) -> Reply:
+        """Return the reply; the problem, which is in every message, tells the workflow."""
+        body = self.client._body(messages, max_tokens=None, **chance)  # what the simulator's draw depends on
+        content = digest(0, json.dumps(body, sort_keys=True))
+        self.asked[content] = self.asked.get(content, 0) + 1
+        problem = messages[1]["content"].partition("</problem>")[0]
+        self.drawn.setdefault(problem, []).append(lognormal(*self.latency, "latency", content, self.asked[content]))
+        return await self.client.complete(messages, **chance)
+
+
+async def through_client(
+    problems: list[Problem], simulator, in_flight: int, latency: tuple[float, float]
+) -> tuple[float, float, list[list[float]]]:
+    """Return wall and CPU seconds of all workflows against the simulator, and each workflow's latencies."""
     client = LLMClient(simulator.endpoint(), max_concurrency=in_flight)
+    timed = Timed(client, latency)
     try:
         await client.check()
         wall, cpu = time.monotonic(), time.process_time()
-        await execute(problems, client, in_flight)
-        return time.monotonic() - wall, time.process_time() - cpu
+        await execute(problems, timed, in_flight)
+        return time.monotonic() - wall, time.process_time() - cpu, list(timed.drawn.values())
     finally:
         await client.aclose()
+
+
+async def openai_alone(simulator, requests: int) -> float:
+    """Return the CPU seconds that the `openai` package takes for a request, one connection each."""
+    client = LLMClient(simulator.endpoint())
+    body = client._body([{"role": "user", "content": "x" * 600}], temperature=0.0, seed=None, max_tokens=None)
+    connections = [client._exchange._open() for _ in range(16)]
+
+    async def work(connection) -> None:
+        for _ in range(requests // len(connections)):
+            await connection.post("/chat/completions", cast_to=httpx2.Response, body=body)
+
+    start = time.process_time()
+    await asyncio.gather(*map(work, connections))
+    seconds = time.process_time() - start
+    for connection in connections:
+        await connection.close()
+    await client.aclose()
+    return seconds / requests
 
 
 async def execute(problems: list[Problem], client, in_flight: int) -> list[Execution]:
@@ -152,20 +204,18 @@ async def execute(problems: list[Problem], client, in_flight: int) -> list[Execu
     return executions
 
 
-def ideal_seconds(workflows: int, in_flight: int, median: float, p95: float) -> float:
-    """Return the makespan of chains of calls, first come first served, on slots that cost nothing."""
-    chance = random.Random(0)
-    spread = log(p95 / median) / 1.6448536
-    ready = [(0.0, number, CALLS) for number in range(workflows)]
+def ideal_seconds(latencies: list[list[float]], in_flight: int) -> float:
+    """Return the makespan of these chains of calls, first come first served, on slots that cost nothing."""
+    ready = [(0.0, number, 0) for number in range(len(latencies))]
     slots = [0.0] * in_flight
     end = 0.0
     while ready:
-        asked, number, left = heapq.heappop(ready)
-        done = max(asked, heapq.heappop(slots)) + median * exp(spread * chance.gauss(0.0, 1.0))
+        asked, number, call = heapq.heappop(ready)
+        done = max(asked, heapq.heappop(slots)) + latencies[number][call]
         heapq.heappush(slots, done)
         end = max(end, done)
-        if left > 1:
-            heapq.heappush(ready, (done, number, left - 1))
+        if call + 1 < len(latencies[number]):
+            heapq.heappush(ready, (done, number, call + 1))
     return end
 
 

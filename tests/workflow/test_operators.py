@@ -1,5 +1,6 @@
 """Each operator against an endpoint whose every reply is known."""
 
+import asyncio
 import dataclasses
 import json
 
@@ -9,7 +10,10 @@ from scripted import CODE, MATH, QA, ScriptedEndpoint, code, execute, review, se
 from aflow_jax.paths import packaged_config
 from aflow_jax.problems import Problem
 from aflow_jax.workflow import Outcome, parse, worst_case_llm_calls
+from aflow_jax.workflow.concurrency import Deadline
 from aflow_jax.workflow.operators import OPERATORS
+from aflow_jax.workflow.session import Resources, Session
+from aflow_jax.workflow.state import State
 
 RIGHT = "def double(x):\n    return 2 * x"
 WRONG = "def double(x):\n    return x + 2"
@@ -41,6 +45,53 @@ def test_one_good_reply_is_one_greedy_call(name):
     assert (asked.operator, asked.temperature, asked.seed) == (name, 0.0, None)
     assert asked.system.startswith(f"You are the {name} operator of a workflow.\n")
     assert section_of(asked.user, "problem") == MATH.question
+
+
+# The fields of the state that each operator changes, for a math and for a code problem; it leaves all others alone.
+CHANGES = {
+    "Custom": ("solution", "solution"),
+    "AnswerGenerate": ("solution", "solution"),
+    "CustomCodeGenerate": ("code solution", "code solution"),
+    "Programmer": ("code solution", "code solution"),
+    "Test": ("feedback verdict", "code feedback solution verdict"),
+    "Review": ("feedback verdict", "feedback verdict"),
+    "Revise": ("solution", "code solution"),
+    "Format": ("solution", "solution"),
+    "ScEnsemble": ("candidates solution", "candidates code solution"),
+    "MdEnsemble": ("candidates solution", "candidates code solution"),
+}
+
+
+@pytest.mark.parametrize("problem", [MATH, CODE], ids=["math", "code"])
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_what_an_operator_changes_and_what_it_leaves_alone(name, problem):
+    before = State(problem, "s", WRONG, "f", None, ("1", "2", "2"))
+    program = f"{RIGHT}\n\ndef solve():\n    return 42"
+    reply = f"<thought>t</thought><answer>new</answer>{code(program)}{review('pass')}<choice>B</choice>" + solution(
+        "new"
+    )
+
+    async def run() -> State:
+        client = ScriptedEndpoint([reply])
+        resources = Resources(client, asyncio.Semaphore(9), asyncio.Semaphore(2), 30.0, 15.0)
+        async with Deadline(60.0) as deadline:
+            return (await OPERATORS[name].run(before, None, Session(resources, deadline, (0,), False))).state
+
+    after = asyncio.run(run())
+    changed = [
+        field.name for field in dataclasses.fields(State) if getattr(after, field.name) != getattr(before, field.name)
+    ]
+    assert " ".join(sorted(changed)) == CHANGES[name][problem is CODE]
+
+
+@pytest.mark.parametrize("name", ["Custom", "AnswerGenerate", "Revise", "Review", "Format", "ScEnsemble", "MdEnsemble"])
+def test_an_operator_for_every_domain_says_the_same_in_each(name):
+    systems = []
+    for problem in (MATH, QA, CODE):
+        endpoint = ScriptedEndpoint([solution("1"), solution("2"), "?"])
+        execute(f"[Custom, Custom] -> {name}" if "Ensemble" in name else f"Custom -> {name}", endpoint, problem)
+        systems.append(endpoint.asked[-1].system)
+    assert systems[0] == systems[1] == systems[2].replace("<code>…</code>", "<solution>…</solution>")
 
 
 @pytest.mark.parametrize("bad", ["I do not know", "", "<{}></{}>", "<{}>42", "<{}> \n </{}>", "```\n42\n```"])
