@@ -41,7 +41,7 @@ class ResponseCache:
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int = 1 << 30) -> None:
-        """Open or make the file; `max_bytes` bounds its text, and what was unused for longest goes first.
+        """Open or make the file; `max_bytes` bounds its pages, and what was unused for longest goes first.
 
         Raises:
             UserError: the file cannot be opened, or is something else.
@@ -91,10 +91,8 @@ class ResponseCache:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        stamp = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if tables and stamp != [_APPLICATION_ID, _VERSION]:
-            connection.close()
-            raise sqlite3.DatabaseError("another program's database, or another version's cache")
+        if tables:
+            _require_cache(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
         # One transaction, so that a process that opens the file meanwhile sees an empty one or a finished one.
@@ -129,9 +127,12 @@ class ResponseCache:
     def _evict(self) -> None:
         """Delete what was unused for longest, down to nine tenths of the bound; SQLite uses the freed pages again."""
         self._unchecked = 0
-        total = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM replies").fetchone()[0]
-        if total <= self._max_bytes:
+        names = ("page_count", "freelist_count", "page_size")
+        pages, free, page_bytes = (self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        used = (pages - free) * page_bytes
+        if used <= self._max_bytes:
             return
+        text = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM replies").fetchone()[0]
         self._connection.execute(
             """
             DELETE FROM replies WHERE rowid IN (
@@ -140,5 +141,32 @@ class ResponseCache:
                 ) WHERE kept > ?
             )
             """,
-            (self._max_bytes * 9 // 10,),
+            (text * self._max_bytes * 9 // (10 * used),),
         )
+
+
+def read_only(path: str | Path) -> sqlite3.Connection:
+    """Open a cache to look into it, also while others use it.
+
+    Raises:
+        UserError: there is no such file, or it is something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path}: no such file; response_cache.path names it, or it is replies.sqlite in a run's folder"
+        )
+    try:
+        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        _require_cache(connection)
+    except sqlite3.Error as error:
+        problem = f"{path}: not a response cache ({error})"
+    else:
+        return connection
+    raise UserError(problem)
+
+
+def _require_cache(connection: sqlite3.Connection) -> None:
+    stamp = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+    if stamp != [_APPLICATION_ID, _VERSION]:
+        connection.close()
+        raise sqlite3.DatabaseError("another program's database, or another version's cache")

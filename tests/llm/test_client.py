@@ -19,6 +19,7 @@ from aflow_jax.llm import (
     LLMFault,
     Price,
     ResponseCache,
+    TooLong,
     start_simulator,
 )
 from aflow_jax.llm.counters import nearest_rank
@@ -128,6 +129,70 @@ def test_requests_in_flight_are_bounded():
     assert scripted(slow, work, max_concurrency=3) == (3, 20)
 
 
+def test_an_endpoint_s_own_bound_of_requests_in_flight_holds():
+    async def slow(number):
+        await asyncio.sleep(0.02)
+        return http(completion())
+
+    async def main():
+        async with scripted_server(slow) as (endpoint, script):
+            client = LLMClient(endpoint.model_copy(update={"max_concurrent_calls": 2}), max_concurrency=9)
+            await asyncio.gather(*[client.complete(ASK, seed=seed) for seed in range(12)])
+            await client.aclose()
+            return script.most_in_flight
+
+    assert asyncio.run(main()) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "requests"),
+    [({"requests_per_minute": 1200.0}, 1200), ({"tokens_per_minute": 1200.0}, 80)],  # 15 tokens each, by their usage
+)
+def test_requests_wait_for_the_account_s_limits(limits, requests):
+    """A minute's worth has passed: what comes next has to wait for its turn, at 20 a second."""
+
+    async def main():
+        async with scripted_server(always(http(completion()))) as (endpoint, _):
+            client = LLMClient(endpoint.model_copy(update=limits))
+            limit = client._requests if "requests_per_minute" in limits else client._tokens
+            await limit.take(1200)
+            start = time.monotonic()
+            await client.complete([{"role": "user", "content": "x" * 40}])
+            await client.complete([{"role": "user", "content": "x" * 40}])
+            await client.aclose()
+            return time.monotonic() - start
+
+    units = 2 if "requests_per_minute" in limits else 15 + 10
+    assert asyncio.run(main()) >= 0.9 * units / 20
+    assert requests
+
+
+def test_a_call_that_is_cancelled_in_the_queue_of_a_limit_leaves_its_place():
+    async def main():
+        limit = RateLimit(60)
+        await limit.take(60)
+        waiting = asyncio.create_task(limit.take(600))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.wait_for(limit.take(1), 30)
+
+    asyncio.run(main())
+
+
+def test_the_wait_for_a_slot_is_not_the_call_s_time():
+    """Each request takes longer than the deadline leaves to those behind it in the queue."""
+
+    async def busy_once(number):
+        await asyncio.sleep(0.15)
+        return http(completion()) if number else http(b"{}", "503 Busy")
+
+    async def work(client, script):
+        return len(await asyncio.gather(*[client.complete(ASK, seed=seed) for seed in range(8)]))
+
+    assert scripted(busy_once, work, max_concurrency=1, deadline=0.9) == 8
+
+
 @pytest.mark.parametrize(
     ("response", "kind"),
     [
@@ -142,6 +207,22 @@ def test_refused_requests_are_faults_without_retries(response, kind):
         return raised.value.kind, len(script.bodies)
 
     assert scripted(always(response), work) == (kind, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "too many tokens", "code": "context_length_exceeded"}}',
+        b'{"error": {"message": "This model\'s maximum context length is 4096 tokens.", "code": 400}}',
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_too_long_and_is_not_sent_again(body):
+    async def work(client, script):
+        with pytest.raises(TooLong) as raised:
+            await client.complete(ASK)
+        return raised.value.reply, len(script.bodies)
+
+    assert scripted(always(http(body, "400 Bad Request")), work) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +404,35 @@ def test_key_repeated_by_the_server_is_cut_out_of_faults():
     assert text.count("[key]") == 2
 
 
+@pytest.mark.parametrize("echo", [SECRET[:14], SECRET[-14:], f"Bearer{SECRET}x", "my key " + SECRET[4:20] + "..."])
+def test_a_part_of_the_key_is_cut_out_too(echo):
+    body = http(f'{{"error": {{"message": "bad {echo}"}}}}'.encode(), "500 Oops")
+
+    async def main():
+        async with scripted_server(always(body)) as (endpoint, _):
+            client = LLMClient(endpoint.model_copy(update={"api_key": _secret()}), max_retries=0)
+            with pytest.raises(LLMFault) as raised:
+                await client.complete(ASK)
+            await client.aclose()
+            return str(raised.value)
+
+    text = asyncio.run(main())
+    assert not [start for start in range(len(SECRET) - 7) if SECRET[start : start + 8] in text]
+
+
+def test_a_key_inside_a_reply_is_not_handed_on(tmp_path):
+    async def main():
+        with ResponseCache(tmp_path / "replies.sqlite") as cache:
+            async with scripted_server(always(http(completion(f"you sent {SECRET}")))) as (endpoint, _):
+                client = LLMClient(endpoint.model_copy(update={"api_key": _secret()}), cache=cache)
+                reply = await client.complete(ASK)
+                await client.aclose()
+                return reply.text
+
+    assert asyncio.run(main()) == "you sent [key]"
+    assert not [file for file in tmp_path.iterdir() if SECRET.encode() in file.read_bytes()]
+
+
 def _secret():
     return Endpoint(name="x", base_url="http://h/v1", model_name="m", api_key=SECRET).api_key
 
@@ -352,6 +462,53 @@ def test_cached_replies_are_free_equal_and_survive_the_server(problems_file, tmp
     assert budget.spent_calls == 2
 
 
+def test_of_equal_requests_in_flight_the_first_reply_is_everybody_s(tmp_path):
+    """An endpoint that answers the same request differently: what all got is what a resumed step will get."""
+    gate = asyncio.Event()
+
+    async def answer(number):
+        if number == 1:
+            gate.set()
+        await gate.wait()
+        return http(completion(f"reply {number}"))
+
+    async def main():
+        with ResponseCache(tmp_path / "replies.sqlite") as cache:
+            async with scripted_server(answer) as (endpoint, script):
+                client = LLMClient(endpoint, cache=cache)
+                texts = [reply.text for reply in await asyncio.gather(*[client.complete(ASK) for _ in range(2)])]
+                texts.append((await client.complete(ASK)).text)
+                await client.aclose()
+                return texts, len(script.bodies), client.counters.tokens
+
+    texts, requests, tokens = asyncio.run(main())
+    assert len(set(texts)) == 1
+    assert (requests, tokens) == (2, 30)
+
+
+def test_a_reply_that_was_cut_comes_from_the_cache_as_one(tmp_path):
+    cut = {"message": {"content": "half an ans"}, "finish_reason": "length"}
+
+    async def work(client, script):
+        for _ in range(2):
+            with pytest.raises(TooLong):
+                await client.complete(ASK)
+        return len(script.bodies)
+
+    with ResponseCache(tmp_path / "replies.sqlite") as cache:
+        assert scripted(always(http(completion(choices=[cut]))), work, cache=cache) == 1
+
+
+def test_a_request_sampled_without_a_seed_is_never_answered_from_the_cache(tmp_path):
+    async def work(client, script):
+        for _ in range(2):
+            await client.complete(ASK, temperature=0.7)
+        return len(script.bodies)
+
+    with ResponseCache(tmp_path / "replies.sqlite") as cache:
+        assert scripted(always(http(completion())), work, cache=cache) == 2
+
+
 @pytest.mark.parametrize("change", [{"temperature": 0.1}, {"seed": 2}, {"max_tokens": 50}])
 def test_cache_tells_requests_apart_by_everything_that_matters(simulator, tmp_path, change):
     async def work(client):
@@ -371,6 +528,36 @@ def test_budget_stops_before_the_call_that_would_exceed_it(simulator):
         return client.metrics()["executor/calls"]
 
     assert using(simulator.endpoint(), work, budget=Budget(calls=2)) == 2
+
+
+def test_a_budget_of_calls_is_exact_however_many_are_in_flight():
+    async def slow(number):
+        await asyncio.sleep(0.02)
+        return http(completion())
+
+    async def work(client, script):
+        ends = await asyncio.gather(*[client.complete(ASK, seed=s) for s in range(20)], return_exceptions=True)
+        return len(script.bodies), sum(isinstance(end, BudgetExhausted) for end in ends)
+
+    assert scripted(slow, work, budget=Budget(calls=7)) == (7, 13)
+
+
+def test_a_server_that_states_no_usage_does_not_escape_a_budget_in_dollars():
+    budget = Budget(usd=1e-5)
+
+    async def main():
+        async with scripted_server(always(http(completion("y" * 40, usage=None)))) as (endpoint, _):
+            priced = endpoint.model_copy(update={"price": Price(input=1.0, output=1.0)})
+            client = LLMClient(priced, budget=budget)
+            reply = await client.complete(ASK)
+            with pytest.raises(BudgetExhausted, match=r"budget\.usd"):
+                await client.complete(ASK)
+            await client.aclose()
+            return reply.usd, client.metrics()
+
+    usd, metrics = asyncio.run(main())
+    assert usd is None and "executor/usd" not in metrics
+    assert budget.spent_usd > 1e-5
 
 
 def test_unusable_replies_are_paid_for_all_the_same():
@@ -406,6 +593,23 @@ def test_fallback_answers_when_the_first_endpoint_is_down_and_then_passes_it_ove
     replies, metrics = asyncio.run(main())
     assert all("<answer>" in reply.text for reply in replies)
     assert (metrics["executor/calls"], metrics["executor/faults"]) == (3, 1)
+
+
+def test_a_request_that_is_refused_for_what_it_holds_puts_no_endpoint_aside(simulator):
+    filtered = http(completion(choices=[{"message": {"content": ""}, "finish_reason": "content_filter"}]))
+
+    async def filters_first(number):
+        return http(completion("from the first")) if number else filtered
+
+    async def main():
+        async with scripted_server(filters_first) as (endpoint, _):
+            client = FallbackClient([LLMClient(endpoint), LLMClient(simulator.endpoint())])
+            texts = [(await client.complete(ASK)).text for _ in range(2)]
+            await client.aclose()
+            return texts
+
+    other, first = asyncio.run(main())
+    assert "<answer>" in other and first == "from the first"
 
 
 def test_rate_limit_lets_a_minutes_worth_pass_and_then_waits():

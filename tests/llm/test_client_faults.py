@@ -6,7 +6,7 @@ import pytest
 from simulated_prompts import PROBLEMS, messages
 
 from aflow_jax.errors import UserError
-from aflow_jax.llm import LLMClient, LLMFault, Price, start_simulator
+from aflow_jax.llm import LLMClient, LLMFault, Price, TooLong, start_simulator
 from aflow_jax.llm.simulator.faults import FAULTS
 
 ASK = messages("AnswerGenerate", "What is 6 times 7?")
@@ -73,11 +73,12 @@ def test_a_body_without_end_is_cut_off(problems_file):
     assert "above 300000 bytes" in str(error)
 
 
-def test_a_reply_cut_at_its_bound_is_a_fault_that_is_not_retried(problems_file):
+def test_a_reply_cut_at_its_bound_is_too_long_and_is_not_retried(problems_file):
     with start_simulator(problems_file, faults={"length": 1.0}) as running:
         error, retries = outcome(running)
-    assert isinstance(error, LLMFault)
+    assert isinstance(error, TooLong)
     assert "max_tokens" in str(error)
+    assert error.reply.usd > 0
     assert retries == 0
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from aflow_jax.errors import UserError
 from aflow_jax.llm import ResponseCache
+from aflow_jax.llm.__main__ import main
 from aflow_jax.llm.reply import Completion
 
 
@@ -63,6 +65,51 @@ async def main(path, name):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+
+
+def test_the_first_reply_to_a_request_is_kept(tmp_path):
+    with ResponseCache(tmp_path / "replies.sqlite") as one, ResponseCache(tmp_path / "replies.sqlite") as other:
+        assert run(one.put("a", {}, Completion("first", None))).text == "first"
+        assert run(other.put("a", {}, Completion("second", None))).text == "first"
+        assert run(one.get("a")).text == "first"
+
+
+def test_the_file_on_disk_stays_within_its_bound_and_shrinks_to_a_lower_one(tmp_path):
+    async def fill(cache):
+        for number in range(1500):
+            await cache.put(f"{number:04}", {"n": number}, Completion("x" * 2000, None))
+
+    path = tmp_path / "replies.sqlite"
+    with ResponseCache(path, max_bytes=1_000_000) as cache:
+        run(fill(cache))
+    assert path.stat().st_size < 1_200_000
+    with ResponseCache(path, max_bytes=100_000) as cache:
+        pass
+    rows = sqlite3.connect(path).execute("SELECT count(*) FROM replies").fetchone()[0]
+    assert 0 < rows * 2000 <= 100_000
+
+
+def test_the_command_shows_what_a_cache_holds(tmp_path, capsys):
+    path = tmp_path / "replies.sqlite"
+    request = {"base_url": "http://h/v1", "model": "m", "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
+    with ResponseCache(path) as cache:
+        run(cache.put("abcdef0123456789", request, Completion("It is 42", (5, 3, 0))))
+        assert main(["cache", str(path)]) == 0
+        assert main(["cache", str(path), "--list", "5"]) == 0
+        assert main(["cache", str(path), "--show", "abcdef"]) == 0
+    summary, shown = capsys.readouterr().out.split("abcdef012345 ", 1)
+    assert "1 replies" in summary and "http://h/v1" in summary
+    assert "What is 6 times 7? -> It is 42" in shown
+    assert json.loads(shown[shown.index("{") :])["usage"] == [5, 3, 0]
+
+
+def test_the_command_names_what_is_no_cache(tmp_path, capsys):
+    other = tmp_path / "notes.txt"
+    other.write_text("not a database " * 100)
+    for arguments in ([str(tmp_path / "none.sqlite")], [str(other)]):
+        assert main(["cache", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert arguments[0] in said and said.count("\n") == 1
 
 
 def test_several_processes_share_one_file(tmp_path):

@@ -136,7 +136,9 @@ class _Server:
                 429, "You exceeded your current quota.", kind="insufficient_quota", code="insufficient_quota"
             )
         if fault == "server_error":
-            return error_response(500, "The server had an error while processing your request.", kind="server_error")
+            # Careless gateways repeat the key; so does this one, for clients to show that they do not pass it on.
+            said = "The server had an error while processing your request."
+            return error_response(500, f"{said} {self._settings.api_key or ''}".strip(), kind="server_error")
         if fault == "unavailable":
             return error_response(503, "The engine is currently overloaded.", kind="server_error")
         if fault == "html":
@@ -184,7 +186,6 @@ class _Server:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(given.encode(), self._settings.api_key.encode()):
             return None
-        # Careless gateways repeat the key; so does this one, for clients to show that they do not pass it on.
         message = f"Incorrect API key provided: {given}."
         return error_response(401, message, kind="invalid_request_error", code="invalid_api_key")
 
