@@ -73,7 +73,16 @@ def complete_program(problem: Problem, code: str) -> str:
         if isinstance(node, ast.Import | ast.ImportFrom)
         or (isinstance(node, ast.FunctionDef) and node.name != problem.entry_point)
     ]
-    return "\n".join([*lent, code]) if lent else code
+    return _after_futures(code, lent) if lent else code
+
+
+def _after_futures(code: str, lent: list[str]) -> str:
+    """Put statements before a program, but behind its `from __future__` lines, which must come first."""
+    body = _parsed(code).body
+    futures = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    lines = code.splitlines()
+    first = max((node.end_lineno for node in futures), default=0)
+    return "\n".join([*lines[:first], *lent, *lines[first:]])
 
 
 def _program(problem: Problem, text: str) -> str | None:

@@ -115,6 +115,7 @@ def parse_number(text: str) -> Number | None:
     repeating = _REPEATING.fullmatch(text)
     if repeating:
         return _repeating(*repeating.groups())
+    text = re.sub(r"^⟨?\s*(?:USD|US(?=\s*\$))\s*⟩?\s*(?=[+-]?\s*[$\d.])", "", text).replace("$$", "$")
     currency = re.match(r"([+-]?)\s*([$€£¥])\s*([+-]?)", text)
     unit = ""
     if currency:

@@ -19,6 +19,7 @@ from aflow_jax.rewards.structure import (
     read_collection,
     read_matrix,
     split_equation,
+    split_union,
     without_membership,
 )
 from aflow_jax.rewards.symbolic import LIMIT_SECONDS, SymbolicPool, shared_pool
@@ -46,6 +47,8 @@ def grade_math(gold: str, text: str, question: str = "", *, pool: SymbolicPool |
         SymbolicUnavailable: the checker's processes cannot be started.
     """
     gold_text = normalise(gold)
+    if words_key(gold_text) == "undefined" and re.search(r"\bundefined\W*\Z", text, re.IGNORECASE):
+        return Ruling(EQUAL)
     answer = extract_in_domain(text, "math")
     if answer is None and is_words(gold_text) and not is_blank(text) and not is_code(text):
         # Prose without a number may still name a day, or a shape.
@@ -186,7 +189,7 @@ class Comparator:
         return all(self.equal(one, other) for one, other in pairs)
 
     def _unions(self, gold: str, answer: str) -> bool | None:
-        golds, answers = (re.split(r"\\cup(?![A-Za-z])", without_membership(text)) for text in (gold, answer))
+        golds, answers = (split_union(without_membership(text)) for text in (gold, answer))
         if len(golds) == 1 and len(answers) == 1:
             return None
         if len(golds) != len(answers):

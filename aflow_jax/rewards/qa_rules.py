@@ -28,11 +28,16 @@ _NAMING = r"(?:the\s+)?(?:correct|right|best|final)?\s*(?:answer|option|choice)\
 _LEAD = re.compile(rf"^(?:{_CHOOSING}(?:{_NAMING})*|(?:{_NAMING})+)", re.IGNORECASE)
 _SECOND_LETTER = re.compile(r"(?:and|or|&|/|,)?\s*\(?[b-jB-J]\)?(?:\W|$)")
 _MARKUP = "$*_`\"' \n\t"
+_NOT = r"(?:(?:does|do|did|can|could|is|was)\s?(?:not|n't)|cannot)"
 _ABSTENTION = re.compile(
-    r"(?:(?:this|the)\s+)?(?:question\s+)?(?:it\s+)?(?:(?:is|was)\s+)?"
-    r"(?:unanswerable|not\s+answerable|(?:can\s?not|can't|could\s+not)\s+be\s+(?:answered|determined)|no\s+answer|impossible\s+to\s+answer"
-    r"|not\s+(?:stated|mentioned|given|specified|provided|enough\s+information))"
-    r"(?:\s+(?:in|from|by|based\s+on|using|with|is\s+given|is\s+possible|to)\b[^.]*)?",
+    r"(?:(?:(?:this|the|that|there)\s+)?(?:question|answer|information)?\s*(?:it\s+)?(?:(?:it's|is|was)\s+)?"
+    r"(?:unanswerable|unknown|not\s+answerable|no\s+(?:answer|information)|impossible\s+to\s+(?:answer|say|tell)"
+    rf"|{_NOT}\s+be\s+(?:answered|determined|found|known)"
+    r"|not\s+(?:stated|mentioned|given|specified|provided|known|enough\s+information))"
+    r"(?:\s+(?:in|from|by|based\s+on|using|with|is\s+given|is\s+possible|to)\b[^.]*)?"
+    rf"|i\s+{_NOT}\s+(?:know|tell|answer)(?:\s+(?:it|that|this|the\s+(?:question|answer)))?"
+    rf"|(?:the|this)\s+(?:passage|context|text|paragraph|article)\s+{_NOT}\s+(?:say|mention|state|specify|give|provide"
+    r"|answer|contain|tell)\b(?:(?!\b(?:but|however|although|though|yet)\b)[^.,;:])*)",
     re.IGNORECASE,
 )
 
@@ -57,8 +62,8 @@ def grade_f1(golds: list[str], text: str) -> Ruling:
     """Rule on a short answer: the best over the gold ones of exact match or token F1, in levels.
 
     1 from .8; .7 from .5; .4 from .3; .2 from .1; else 0. `yes` and `no` match exactly or not at all, as in HotpotQA's
-    metric; `unanswerable` by any usual way of saying so. Below 1 it is left open, unless there is no answer or the text
-    says that there is none where there is one.
+    metric; `unanswerable` by any usual way of saying so, and by nothing else. Below 1 it is left open, unless there is
+    no answer or the text says that there is none where there is one.
     """
     answer = extract_in_domain(text, "qa")
     if answer is None or is_blank(answer) or is_code(answer):
@@ -163,7 +168,7 @@ def _overlap(gold: str, answer: str, raw_gold: str, raw_answer: str) -> float:
         return float(same and not is_blank(raw_answer))
     if gold == answer:
         return 1.0
-    if gold in ("yes", "no"):
+    if gold in ("yes", "no", UNANSWERABLE):
         return 0.0
     golds, answers = gold.split(), answer.split()
     common = (Counter(golds) & Counter(answers)).total()

@@ -91,3 +91,29 @@ def read_matrix(text: str) -> list[list[str]] | None:
 def without_membership(text: str) -> str:
     """`x \\in S` is S."""
     return re.sub(r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])", "", text).strip()
+
+
+def split_union(text: str) -> list[str]:
+    """Split a union of sets, `A \\cup B`, at its signs; `x < 2 or x > 5` is one too, its parts as intervals."""
+    if r"\cup" not in text:
+        parts = [_as_interval(part) for part in re.split(r"(?<![A-Za-z\\])or(?![A-Za-z])", text)]
+        return [text] if len(parts) == 1 or None in parts else [part for part in parts if part]
+    return re.split(r"\\cup(?![A-Za-z])", text)
+
+
+def _as_interval(relation: str) -> str | None:
+    """`x < 2` as `(-\\infty, 2)`, `1 \\le x < 2` as `[1, 2)`; None for anything else."""
+    sides = re.split(r"(<|>|\\[lg]e(?![A-Za-z]))", relation)
+    signs, sides = sides[1::2], [side.strip() for side in sides[::2]]
+    if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):
+        sides, signs = sides[::-1], [_TURNED[signs[0]]]
+    if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[0]):
+        closed, below = signs[0].startswith("\\"), signs[0] in ("<", r"\le")
+        low, high = (r"(-\infty", sides[1]) if below else (("[" if closed else "(") + sides[1], r"\infty")
+        return f"{low}, {high}{']' if closed and below else ')'}"
+    if len(sides) == 3 and re.fullmatch(r"[A-Za-z]", sides[1]) and {*signs} <= {"<", r"\le"}:
+        return f"{'(' if signs[0] == '<' else '['}{sides[0]}, {sides[2]}{')' if signs[1] == '<' else ']'}"
+    return None
+
+
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}

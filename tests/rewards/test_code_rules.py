@@ -60,6 +60,8 @@ def test_code_is_taken_out_of_its_fence() -> None:
 
 def test_the_head_of_a_program_lends_its_imports_and_helpers() -> None:
     assert grade_answer(STUB, "def first(xs: List[int]) -> int:\n    return helper(xs[0])").correctness == 1.0
+    future = "from __future__ import annotations\ndef first(xs: Unknown) -> int:\n    return helper(xs[0])"
+    assert grade_answer(STUB, future).correctness == 1.0
     assert "helper" not in complete_program(SQUARE, SQUARE.answer)
 
 

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -53,6 +54,48 @@ CASES = [
     (r"4:30 \text{ p.m.}", "4:30 pm", 1), (r"4:30 \text{ p.m.}", "4:30 am", 0.2), ("7", "The answer is 7", 1),
     ("7", "7 is the answer", 1), ("540", "540 cubic feet", 1), ("5", "5 or 6", 0.2), ("5", "4 5", 0.2),
     ("5", "5, 6", 0.2), ("5", "between 4 and 5", 0.2), ("123", "1 2 3", 0.2),
+    ("1200", "1,200", 1), ("1200", "1 200", 1), ("1200", "1.2 thousand", 1), ("1200", "1,2,0,0", 0.2),
+    ("1200", "1200.00", 1), ("1200", r"\$1{,}200", 1), ("1200", "USD 1200", 1), ("1200", "1200 USD", 1),
+    ("1200", "€1200", 1), ("1200", "12,00", 0.2), ("0.05", "5%", 1), ("5", "5 %", 0.2), ("12.5", "12.5 percent", 0.2),
+    (r"12.5\%", "12.5", 1), (r"12.5\%", r"\frac{1}{8}", 1), (r"33\frac{1}{3}\%", "33.333%", 0.2),
+    (r"33\frac{1}{3}\%", r"\frac{100}{3}\%", 1), ("-0", "0", 1), ("0", "-0", 1), ("0", "+0", 1), ("0", "0.000", 1),
+    ("0", "zero", 1), ("0", "nothing", 0.2), ("0", "none", 0), ("5", "five", 1), ("5", "Five", 1),
+    ("15", "fifteen apples", 1), ("7", "sevenfold", 0.2), ("8", "weight", 0.2), ("1", "someone", 0.2), ("1", "one", 1),
+    ("9", "canine", 0.2), ("10", "tenant", 0.2), ("6", "sixty", 0.2), ("2", "Two.", 1), ("1e3", "1000", 1),
+    ("0.00012", "1.2e-4", 1), ("0.00012", r"1.2\times10^{-4}", 1), ("0.00012", r"1.2 \cdot 10^{-4}", 1),
+    ("3e8", r"3 \times 10^8", 1), ("3e8", r"3 \times 10^7", 0.2), (r"\frac{3}{4}", r"\tfrac{3}{4}", 1),
+    (r"-\frac{3}{4}", r"\frac{-3}{4}", 1), (r"-\frac{3}{4}", r"\frac{3}{-4}", 1), (r"\frac{3}{4}", r"\frac{6}{8}", 1),
+    (r"\frac{3}{4}", "¾", 1), (r"\frac{3}{4}", "three quarters", 0.2), (r"\frac{3}{4}", "three fourths", 0.2),
+    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}", 1), (r"3\sqrt{2}", "3√2", 1), (r"3\sqrt{2}", r"\sqrt{18}", 1),
+    (r"\sqrt{2}+\sqrt{3}", r"\sqrt{3}+\sqrt{2}", 1), (r"\sqrt[3]{4}", "4^{1/3}", 1),
+    (r"\sqrt[3]{4}", r"\sqrt{4}", 0.2), (r"\{-1,0,1\}", r"\{0,1,-1\}", 1), (r"\{-1,0,1\}", "-1, 0, 1", 1),
+    (r"\{-1,0,1\}", r"\{0,1\}", 0.2), (r"\{1\}", "1", 1), (r"\{1,2\}", r"\{1,2,2\}", 0.2), ("(2,5)", "2<x<5", 1),
+    ("(2,5]", "(2,5)", 0.2), (r"(-\infty, 2) \cup (5, \infty)", r"(5,\infty)\cup(-\infty,2)", 1),
+    (r"(-\infty, 2) \cup (5, \infty)", r"x<2 \text{ or } x>5", 1), (r"[3,\infty)", r"x \geq 3", 1),
+    (r"[3,\infty)", "x > 3", 0.2),
+    (r"\begin{pmatrix} 1/2 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{pmatrix} \frac12 & 0 \\ 0 & 1 \end{pmatrix}", 1),
+    (r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{pmatrix} 1 & 0 \\ 0 & 2 \end{pmatrix}", 0.2),
+    (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", 0.2),
+    (r"\text{Monday}", "Monday", 1), (r"\text{Monday}", r"\text{monday}", 1), (r"\text{Monday}", "Sunday", 0.2),
+    (r"\text{(B)}", "B", 1), (r"\text{(B)}", "(B)", 1), (r"\text{(B)}", "(C)", 0.2), (r"\text{No}", "no", 1),
+    (r"\text{True}", "true", 1), (r"60^\circ", r"60^{\circ}", 1), ("60", r"60\text{ degrees}", 1),
+    (r"60^\circ", r"\frac{\pi}{3}", 0.2), ("5", "{}", 0), ("5", "None", 0), ("5", "", 0), ("5", "   ", 0),
+    ("5", "null", 0), ("5", "N/A", 0), ("5", "def f(): return 5", 0), ("5", "x = 5\nprint(x)", 0),
+    ("5", r"\boxed{}", 0), ("5", r"\boxed{None}", 0), ("5", "<answer></answer>", 0), ("5", "answer = 5", 1),
+    ("5", "[5]", 1), ("12 cm^2", "12", 1), (r"12\text{ cm}^2", r"12\text{ cm}^3", 0.2),
+    (r"12\text{ cm}^2", "12 square centimeters", 1), (r"5 \text{ mph}", "5 miles per hour", 1),
+    (r"5\text{ hours}", "5 h", 1), (r"5\text{ hours}", "300 minutes", 0.2), ("x^2-1", "(x-1)(x+1)", 1),
+    ("2x", "x+x", 1), ("2x", "2y", 0.2), ("f(x)=2x", "2x", 1), ("f(x)=2x", "f(x) = x+x", 1), ("x=2", "2", 1),
+    ("x=2", "y=2", 0.2), ("3", "3 or 4", 0.2), ("3", "3...", 1), ("3", "~3", 1), ("0.1", "1/10", 1),
+    ("0.333", "1/3", 0.2), ("1/3", "0.33333333", 1), ("0.5", "0,5", 0.2),
+    ("2^{100}", "1267650600228229401496703205376", 1), ("2^{100}", "1267650600228229401496703205377", 0.2),
+    ("10!", "3628800", 1), ("1+i", "i+1", 1), ("1+i", "1+j", 0.2), ("e", "2.71828", 0.2), (r"\pi", "3.14159", 0.2),
+    (r"\pi", "3.14", 0.2), (r"\infty", r"+\infty", 1), (r"-\infty", r"\infty", 0.2), (r"\infty", "infinity", 1),
+    ("11:30", "11:30 AM", 1), ("3, 5", "(3, 5)", 0.2), ("3, 5", "3 and 5", 1), ("3, 5", "5", 0.2),
+    ("undefined", "undefined", 1), (r"\text{undefined}", "undefined", 1), ("no solution", "No solution.", 1),
+    ("40_9", "40", 1), ("40_9", "40_{9}", 1), ("40_9", "40_8", 0.2), ("5", "٥", 1), ("5", "５", 1), ("-5", "(−5)", 1),
+    ("-5", "-(5)", 1), ("5", "--5", 1), ("100", "one hundred", 1), ("1000000", "a million", 0.2),
+    ("21", "twenty one", 1), ("1.5", "one and a half", 0.2),
 ]
 # fmt: on
 
@@ -99,12 +142,16 @@ def test_hedging_is_wrong() -> None:
 
 
 def test_an_endless_expression_is_wrong_and_spoils_nothing() -> None:
-    for answer in (
+    hostile = (
         "9^{9^{9^{9^9}}}",
         r"\sqrt" * 300 + "2",
-        "(" * 400 + "x" + ")" * 400,
-    ):
-        assert grade_math("x+1", answer).level == 0.2
+        "(x+y+z+1)^{500}",
+        r"\frac{1}{1+" * 100 + "x" + "}" * 100,
+        r"\begin{pmatrix}" + r" \\ ".join(["&".join(["x+1"] * 15)] * 15) + r"\end{pmatrix}",
+    )
+    with ThreadPoolExecutor(4) as threads:
+        levels = threads.map(lambda answer: grade_math("x+1", rf"\boxed{{{answer}}}").level, hostile)
+    assert list(levels) == [0.2] * len(hostile)
     assert grade_math("x+1", "1+x").level == 1.0
 
 

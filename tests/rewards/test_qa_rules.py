@@ -50,6 +50,14 @@ def test_normalisation(text: str, normal: str) -> None:
         ("yes", "yes no", 0.0),
         ("the", "the", 1.0),
         ("a b c d", "", 0.0),
+        ("U.S.", "US", 1.0),
+        ("O'Brien", "OBrien", 1.0),
+        ("Barack Obama", "President Barack Obama", 0.8),
+        ("Saint Louis", "St. Louis", 0.5),
+        ("July 14, 1991", "14/7/1991", 0.0),
+        ("1991", "in 1991", 2 / 3),
+        ("3", "three", 1.0),
+        ("3", "threesome", 0.0),
     ],
 )
 def test_token_f1(gold: str, answer: str, score: float) -> None:
@@ -89,6 +97,14 @@ def test_the_best_of_the_alternatives_counts_where_the_source_has_them() -> None
         "<answer>unanswerable</answer>",
         "not mentioned in the passage",
         "The answer is: unanswerable",
+        "I don't know.",
+        "unknown",
+        "There is no answer.",
+        "It's unanswerable",
+        "The answer cannot be determined",
+        "The passage does not say",
+        "The context does not provide this information.",
+        "The passage doesn't mention who built it.",
     ],
 )
 def test_an_unanswerable_question_is_answered_by_saying_so(answer: str) -> None:
@@ -99,7 +115,9 @@ def test_an_unanswerable_question_is_answered_by_saying_so(answer: str) -> None:
 
 def test_an_answer_that_only_mentions_the_lack_is_no_abstention() -> None:
     assert not is_abstention("France, although it is not mentioned in the passage")
+    assert not is_abstention("The passage does not say, but France")
     assert grade_f1(["unanswerable"], "France").level == 0.0
+    assert grade_f1(["unanswerable"], "France, or unanswerable").level == 0.0
 
 
 @pytest.mark.parametrize(
@@ -174,6 +192,12 @@ def test_the_right_option_in_its_usual_dresses(answer: str) -> None:
         ("A, B", None),
         ("A or B", None),
         ("Both", None),
+        ("Bost", None),
+        ("Boston, not New York", None),
+        ("Option A is wrong. B", None),
+        ("The answer is not B", None),
+        ("B / Boston", None),
+        ("I", None),
         ("Because of the tea", None),
         ("F", None),
         ("", None),
