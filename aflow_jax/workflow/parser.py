@@ -31,11 +31,14 @@ _DESCRIPTIONS = {
     "integer": f"a number from 1 to {MAX_LOOP}",
     "done": '"done"',
 }
-_HINTS = {
-    "?": "; an arm that branches stands in round brackets: C ? (C ? X : Y) : Z",
-    "*": "; only a group repeats, as (X -> Y) * 3, and as an arm it stands in round brackets of its own",
-    "->": "; an arm of several stages stands in round brackets: C ? (X -> Y) : Z",
-}
+_BRANCHING_ARM = "; an arm that branches stands in round brackets: C ? (C ? X : Y) : Z"
+_REPEATED = "; only a group repeats, as (X -> Y) * 3, and as an arm it stands in round brackets of its own"
+_LONG_ARM = "; an arm of several stages stands in round brackets: C ? (X -> Y) : Z"
+_SIDE_BY_SIDE = "; what runs side by side stands in square brackets: [X, Y]"
+_JOINED = '; stages follow each other by "->": X -> Y'
+_NO_INSTRUCTION = "; without an instruction there are no brackets behind the operator"
+_INSTRUCTION = "; in the brackets behind an operator stands its instruction, in double quotes, and nothing else"
+_QUOTE = r"; a quote inside an instruction is written \""
 
 
 class WorkflowError(Exception):
@@ -218,8 +221,26 @@ class Parser:
         names = [_DESCRIPTIONS.get(kind, f'"{kind}"') for kind in dict.fromkeys(self._tried)]
         expected = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         found = "the end" if self.kind == "end" else f'"{self.value[:_SHOWN]}"'
-        hint = _HINTS.get(self.kind, "")
-        return self._error(self._start, f"expected {expected}, found {found}{hint}")
+        return self._error(self._start, f"expected {expected}, found {found}{self._hint()}")
+
+    def _hint(self) -> str:
+        """Return what the author probably wanted, and how that is written."""
+        match self.kind:
+            case "?":
+                return _BRANCHING_ARM
+            case "*":
+                return _REPEATED
+            case "->" if ":" in self._tried:
+                return _LONG_ARM
+            case "," if "->" in self._tried:
+                return _SIDE_BY_SIDE
+            case "end":
+                return ""
+        if "string" in self._tried:
+            return _NO_INSTRUCTION if self.kind == ")" else _INSTRUCTION
+        if self._tried == [")"]:
+            return _QUOTE
+        return _JOINED if "->" in self._tried and self.kind not in (")", "]", ":") else ""
 
     def _bad_string(self) -> WorkflowError:
         stop = _UNFINISHED_STRING.match(self._text, self._start).end()
@@ -234,6 +255,8 @@ class Parser:
     def _unknown_operator(self, start: int, name: str) -> WorkflowError:
         if name in self._known:
             return self._error(start, f"the operator {name} is not offered here: use {', '.join(self._offered)}")
+        if name.lower() == "done":
+            return self._error(start, f'expected an operator, found "{name}": the word is "done"')
         near = _nearest(name[:_SHOWN], tuple(self._offered))
         return self._error(start, f'expected an operator, found "{name[:_SHOWN]}": the nearest one is {near}')
 
