@@ -78,14 +78,22 @@ class Study:
         self.results: dict[str, dict[str, dict]] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def train(self, seed: int, arm: str) -> None:
-        """Train one arm from the seed's warm start, unless its result is there."""
+        """Train one arm from the seed's warm start, unless its result is there.
+
+        Runs are deterministic, and WA-GRPO acts only on tied groups of different workflows: where the run of plain GRPO
+        met none, WA-GRPO's run is the same to the last bit, and is not made again.
+        """
         start = self.folder / f"seed_{seed}" / "warm"
         if "warm start" not in self.results.get(str(seed), {}):
             self._run(seed, start, "max_steps=0")
             self._keep(seed, "warm start", _last_evaluation(start))
         if arm in self.results[str(seed)]:
             return
-        run = start.parent / "".join(letter if letter.isalnum() else "_" for letter in arm)
+        plain = "plain GRPO, " + arm.partition(", ")[2]
+        if arm.startswith("WA-GRPO") and not _breaks_ties(start.parent / _file_name(plain)):
+            self._keep(seed, arm, self.results[str(seed)][plain] | {"equals": plain})
+            return
+        run = start.parent / _file_name(arm)
         settings = ("create_model=null", f"base_model={start / 'model'}", *ARMS[arm])
         self._run(seed, run, "--resume", str(start / "checkpoints" / "step_0"), *settings)
         self._keep(seed, arm, _last_evaluation(run) | _signal(run))
@@ -122,20 +130,36 @@ def _last_evaluation(folder: Path) -> dict[str, float]:
     return {"steps": last["step"], "accuracy": last["eval_accuracy"], "parse": last["eval_workflow/parse_rate"]}
 
 
-def _signal(folder: Path) -> dict[str, float]:
-    """Return how many groups of the training rollouts had something to learn from, and how many rollouts there were."""
+def _breaks_ties(plain: Path) -> bool:
+    """Return whether the run met a tied group of different workflows: whether a tie-break could have acted."""
+    tied = [group for group in _groups(plain) if len({rollout["reward"] for rollout in group}) == 1]
+    return any(len({rollout["workflow"] for rollout in group}) > 1 for group in tied)
+
+
+def _groups(folder: Path) -> list[list[dict]]:
+    """Return the training rollouts of a run, problem by problem and step by step."""
     groups: list[list[dict]] = []
     for path in sorted(folder.glob("rollouts/step_*.jsonl.gz")):
         by_problem: dict[str, list[dict]] = {}
         for rollout in read_rollouts(path):
             by_problem.setdefault(rollout["problem"]["id"], []).append(rollout)
         groups.extend(by_problem.values())
+    return groups
+
+
+def _signal(folder: Path) -> dict[str, float]:
+    """Return how many groups of the training rollouts had something to learn from, and how many rollouts there were."""
+    groups = _groups(folder)
     return {
         "tied": _share_of_groups(groups, "reward"),
         "same": _share_of_groups(groups, "correctness"),
         "silent": statistics.fmean(all(rollout["advantage"] == 0 for rollout in group) for group in groups),
         "rollouts": sum(map(len, groups)),
     }
+
+
+def _file_name(arm: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in arm)
 
 
 def _share_of_groups(groups: list[list[dict]], name: str) -> float:

@@ -57,6 +57,23 @@ class DatasetType(StrEnum):
 
 
 @dataclass(frozen=True)
+class Hub:
+    """Where a source is published.
+
+    Attributes:
+        repository: its name on the Hugging Face hub.
+        configurations: those that make up the source, one after the other.
+        revision: the commit.
+        licence: what it is published under.
+    """
+
+    repository: str
+    configurations: tuple[str, ...]
+    revision: str
+    licence: str
+
+
+@dataclass(frozen=True)
 class Source:
     """One row of configs/datasets.yaml.
 
@@ -68,6 +85,7 @@ class Source:
         grading: one of GRADINGS[domain].
         metric: the name under which the field reports it.
         alternatives: whether the gold answer joins several right answers with `|`.
+        hub: where it is published; None for what the project generates or the user brings.
     """
 
     name: str
@@ -77,6 +95,7 @@ class Source:
     grading: str
     metric: str
     alternatives: bool = False
+    hub: Hub | None = None
 
 
 class Sources(Mapping[str, Source]):
@@ -130,7 +149,7 @@ def _source(path: str | Path, name: str, row: object) -> Source:
     place = f"{path}: {name}"
     if not isinstance(row, dict):
         raise UserError(f"{place}: expected domain, weight, split, grading and metric")
-    known = {"domain", "weight", "split", "grading", "metric", "alternatives"}
+    known = {"domain", "weight", "split", "grading", "metric", "alternatives", "hub"}
     for key in row:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
@@ -150,4 +169,14 @@ def _source(path: str | Path, name: str, row: object) -> Source:
         raise UserError(f"{place}: weight is {weight!r}: use a number above 0")
     if not isinstance(row["split"], dict) or not set(row["split"]) <= {"train", "test"}:
         raise UserError(f"{place}: split is {row['split']!r}: map train and test to the dataset's splits")
-    return Source(name=name, **row)
+    return Source(name=name, **{**row, "hub": _hub(place, row.get("hub"))})
+
+
+def _hub(place: str, row: object) -> Hub | None:
+    if row is None:
+        return None
+    if not isinstance(row, dict) or set(row) != {"repository", "configurations", "revision", "licence"}:
+        raise UserError(f"{place}: hub is {row!r}: use repository, configurations, revision and licence")
+    if not re.fullmatch(r"[0-9a-f]{40}", str(row["revision"])):
+        raise UserError(f"{place}: hub.revision is {row['revision']!r}: use a commit's 40 hexadecimal digits")
+    return Hub(row["repository"], tuple(row["configurations"]), row["revision"], row["licence"])
