@@ -78,7 +78,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Return the addresses that were asked for since the last question, those refused by the page's policy aside."""
+        """Return the addresses asked for since the last question: neither the browser's own nor what the policy refused."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         of_kind = {
             kind: [event["params"] for event in events if event["method"] == f"Network.{kind}"]
@@ -87,7 +87,7 @@ class Browser:
         refused = {failed["requestId"] for failed in of_kind["loadingFailed"] if failed.get("blockedReason") == "csp"}
         sent = [request for request in of_kind["requestWillBeSent"] if request["requestId"] not in refused]
         addresses = [request["request"]["url"] for request in sent]
-        return [address for address in addresses if not address.startswith("about:")]
+        return [address for address in addresses if not address.startswith(("about:", "chrome"))]
 
 
 @contextmanager

@@ -5,18 +5,24 @@ class RolloutDetail {
   constructor(list) {
     this.list = list;
     this.dialog = byId("detail");
+    this.title = el("h2", { id: "detail-title", tabindex: -1, autofocus: true });
+    this.body = el("div", { class: "detail-body" });
+    const button = (label, sign, onclick) => el("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, sign);
+    this.dialog.append(el("header", {}, this.title, button("Previous rollout (k)", "‹", () => this.move(-1)),
+      button("Next rollout (j)", "›", () => this.move(1)), button("Close (Esc)", "×", () => this.dialog.close())), this.body);
     this.dialog.addEventListener("close", () => this.closed());
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
     this.dialog.addEventListener("keydown", (event) => {
-      const typing = event.target.closest("pre, summary, .scroll");
-      if (event.key === "j" || (event.key === "ArrowRight" && !typing)) this.move(1);
-      if (event.key === "k" || (event.key === "ArrowLeft" && !typing)) this.move(-1);
+      const scrolls = event.target.closest("pre, summary, .scroll");
+      if (event.key === "j" || (event.key === "ArrowRight" && !scrolls)) this.move(1);
+      if (event.key === "k" || (event.key === "ArrowLeft" && !scrolls)) this.move(-1);
     });
   }
 
   async open(i) {
     const { index } = this.list, file = index.files[index.file[i]];
     this.current = i;
+    this.list.mark(i);
     history.replaceState(null, "", `#${hashOf(file.name, index.line[i])}`);
     let lines = null;
     try {
@@ -35,16 +41,14 @@ class RolloutDetail {
   }
 
   fill(i, body) {
-    const { index } = this.list;
-    const title = `${index.isTraining(i) ? "Step" : "Evaluation at step"} ${index.step[i]}, rollout ${index.line[i] + 1}`;
-    const step = (by, label, sign) => el("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick: () => this.move(by) }, sign);
-    this.dialog.replaceChildren(el("header", {}, el("h2", { id: "detail-title", tabindex: -1, autofocus: true }, title),
-      step(-1, "Previous rollout (k)", "‹"), step(1, "Next rollout (j)", "›"),
-      el("button", { type: "button", class: "quiet", "aria-label": "Close", title: "Close (Esc)", onclick: () => this.dialog.close() }, "×")),
-    el("div", { class: "detail-body" }, body));
-    if (!this.dialog.open) this.dialog.showModal();
-    this.dialog.querySelector(".detail-body").scrollTop = 0;
-    const drawing = this.dialog.querySelector(".drawing");
+    const { index } = this.list, { body: place, dialog } = this;
+    const hadFocus = place.contains(document.activeElement);
+    this.title.textContent = `${index.isTraining(i) ? "Step" : "Evaluation at step"} ${index.step[i]}, rollout ${index.line[i] + 1}`;
+    place.replaceChildren(...present(body));
+    if (!dialog.open) dialog.showModal();
+    else if (hadFocus) this.title.focus();
+    place.scrollTop = 0;
+    const drawing = place.querySelector(".drawing");
     if (drawing) drawing.scrollLeft = (drawing.scrollWidth - drawing.clientWidth) / 2;
   }
 

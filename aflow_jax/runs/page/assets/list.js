@@ -136,7 +136,7 @@ class RolloutList {
     const bar = el("span", { class: "meter", "aria-hidden": "true" }, el("span", {}));
     bar.firstChild.style.inlineSize = `${100 * Math.max(0, Math.min(1, reward[i]))}%`;
     const row = el("div", { class: "row", id: `row-${at}`, role: "option", "aria-selected": String(at === this.active), "aria-setsize": this.shown.length,
-      "aria-posinset": at + 1, onclick: () => { this.active = at; this.open(i); this.draw(); } },
+      "aria-posinset": at + 1, onclick: () => this.open(i) },
     el("span", { class: "when" }, `${index.isTraining(i) ? "" : "eval "}${index.step[i]}`),
     el("span", { class: "domain" }, index.domain(i)),
     el("span", { class: `outcome ${outcome !== "SCORED" ? "fault" : right ? "right" : ""}` }, outcome !== "SCORED" ? outcome : right ? "right" : "not right"),
@@ -155,6 +155,12 @@ class RolloutList {
     else if (to !== undefined) this.activate(to);
     else return;
     event.preventDefault();
+  }
+
+  /** Make a rollout's row the active one, where it is in the list. */
+  mark(i) {
+    const at = this.shown.indexOf(i);
+    if (at >= 0 && at !== this.active) this.activate(at);
   }
 
   /** Make a row the active one, in view; return its rollout. */
