@@ -78,7 +78,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Return the addresses asked for since the last question: neither the browser's own nor what the policy refused."""
+        """Return the addresses asked for since the last question, those refused by the page's policy aside."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         of_kind = {
             kind: [event["params"] for event in events if event["method"] == f"Network.{kind}"]
