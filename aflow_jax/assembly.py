@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,10 @@ class Policy:
     def prompt_tokens(self, problem: Problem) -> tuple[int, ...]:
         """Return the prompt for a problem."""
         return tuple(self.tokenizer.encode_chat(policy_prompt(self.config, problem)))
+
+    def prompt_text(self, tokens: Sequence[int]) -> str:
+        """Return a prompt as the model reads it, the template's markup included."""
+        return self.tokenizer.decode(tokens, with_special=True)
 
     def answer_tokens(self, text: str) -> list[int]:
         """Return an answer's tokens with the end token, as the policy is to write it."""

@@ -139,13 +139,20 @@ class RolloutCollector:
         return Rollout(problem, completion, workflow, fault, execution, grade)
 
 
-def as_record(rollout: Rollout, advantage: float) -> dict[str, Any]:
-    """Return a rollout as plain data, for the files in rollouts/: `graph` is the workflow as nested data."""
+def as_record(rollout: Rollout, prompt: str, advantage: float) -> dict[str, Any]:
+    """Return a rollout as plain data, for the files in rollouts/: `graph` is the workflow as nested data.
+
+    Args:
+        rollout: to be recorded.
+        prompt: the text that its completion goes on from.
+        advantage: what the update took it for; an evaluation's rollouts have none.
+    """
     execution, grade = rollout.execution, rollout.grade
     return {
         "problem": {"id": rollout.problem.id, "source": rollout.problem.source, "domain": rollout.problem.domain},
         "question": rollout.problem.question,
         "gold": rollout.problem.answer,
+        "prompt": prompt,
         "text": rollout.completion.text,
         "tokens": len(rollout.completion.tokens),
         "finish_reason": rollout.completion.finish_reason,

@@ -28,7 +28,7 @@ from aflow_jax.grpo import Learner
 from aflow_jax.llm import BudgetExhausted
 from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
 from aflow_jax.problems import BatchSchedule
-from aflow_jax.rollout import RolloutCollector, as_record
+from aflow_jax.rollout import RolloutCollector
 from aflow_jax.rollout_metrics import rollout_metrics
 from aflow_jax.runs import (
     Checkpoints,
@@ -38,13 +38,13 @@ from aflow_jax.runs import (
     peak_memory_gb,
     read_manifest,
     restore,
-    write_rollouts,
 )
 from aflow_jax.training import (
     Journal,
     RunState,
     StoppedEarly,
     as_batch,
+    record_rollouts,
     rollout_advantages,
     warm_start,
     watch_voids,
@@ -200,7 +200,7 @@ class Trainer:
         state.num_tokens += sum(len(r.completion.prompt_tokens) + len(r.completion.tokens) for r in rollouts)
         state.recent_voids.append(sum(rollout.outcome.is_void for rollout in rollouts))
 
-        write_rollouts(self.folder.rollouts, f"step_{step:06d}", map(as_record, rollouts, advantages))
+        record_rollouts(self.folder, f"step_{step:06d}", rollouts, self.policy, advantages)
         metrics = rollout_metrics(rollouts, config.num_return_sequences_in_group) | update | self._spending()
         metrics |= {"temperature": temperature, "num_tokens": state.num_tokens, "memory/peak_gb": peak_memory_gb()}
         metrics |= collected.times | {"time/update": time.perf_counter() - updating}
@@ -235,7 +235,7 @@ class Trainer:
         rollouts = collected.rollouts
         metrics = rollout_metrics(rollouts, stage.samples) | self._spending()
         metrics["time"] = time.perf_counter() - started
-        write_rollouts(self.folder.rollouts, f"eval_{step:06d}", (as_record(rollout, 0.0) for rollout in rollouts))
+        record_rollouts(self.folder, f"eval_{step:06d}", rollouts, self.policy)
         self.journal.write_evaluation(step, metrics, len(rollouts))
         return {f"eval_{name}": value for name, value in metrics.items()}
 

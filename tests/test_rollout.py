@@ -73,7 +73,7 @@ def rollouts(folder, problems: list[Problem], texts: list[str], workflow_format:
 
 def record(rollout: Rollout) -> dict:
     """Return what is kept of a rollout, but for the text and the time it took."""
-    kept = as_record(rollout, 0.0)
+    kept = as_record(rollout, "the prompt", 0.0)
     for call in kept["trace"]:
         del call["latency"]
     return {name: value for name, value in kept.items() if name != "text"}

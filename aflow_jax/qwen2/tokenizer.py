@@ -79,9 +79,11 @@ class Tokenizer:
             end = special.end()
         return ids + self._encode_piece(template[end:], contents)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], *, with_special: bool = False) -> str:
+        """Return the text of ids, special tokens left out or written; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(
+            list(ids), skip_special_tokens=not with_special, clean_up_tokenization_spaces=False
+        )
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that a token stands for, perhaps part of a character; none for a special token.
