@@ -15,14 +15,17 @@ def found_shape(config: Config) -> Qwen2Config:
     Raises:
       UserError: a model that cannot be found, or whose config.json is missing or unsupported.
     """
+    return known_shape(config) or Qwen2Config.from_folder(resolve_model(config.model_source))
+
+
+def known_shape(config: Config) -> Qwen2Config | None:
+    """Return the shape of the base model as `found_shape`, or None where only a download would tell."""
     if Path(config.model_source).expanduser().is_dir():
         return Qwen2Config.from_folder(Path(config.model_source).expanduser())
     if config.create_model:
         return _created(config)
     size = re.fullmatch(r"Qwen/Qwen2\.5(?:-Coder|-Math)?-([\d.]+B)(?:-Instruct)?", config.base_model)
-    if size and size[1] in PUBLISHED_SIZES:
-        return published_shape(size[1])
-    return Qwen2Config.from_folder(resolve_model(config.model_source))
+    return published_shape(size[1]) if size and size[1] in PUBLISHED_SIZES else None
 
 
 def _created(config: Config) -> Qwen2Config:
