@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from aflow_jax.doctor.findings import Finding, Subject
 from aflow_jax.errors import UserError
 
@@ -64,23 +66,22 @@ def check_wandb(subject: Subject) -> Iterator[Finding]:
 
 
 def _hub_finding(subject: Subject, name: str) -> Finding:
-    import httpx
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import constants
 
     hub = subject.environment.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
     mirror = "set HF_ENDPOINT to a mirror within reach, or give the model's folder as base_model"
     try:
-        info = HfApi(endpoint=hub).model_info(name, timeout=_PATIENCE, files_metadata=True)
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        gated = isinstance(error, errors.GatedRepoError)
-        mend = "export HF_TOKEN=… with access to it" if gated else "check base_model, or give a folder"
-        return Finding("FAIL", "model", f"{hub} does not give {name} to you", mend)
-    except (httpx.HTTPError, errors.HfHubHTTPError, OSError) as error:
+        status, info = _model_info(hub, name)
+    except (httpx2.HTTPError, ValueError, OSError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         if _cached(name, "config.json"):
             return Finding("warn", "model", f"{hub} cannot be reached; {name} may be in the cache ({why})", mirror)
         return Finding("FAIL", "model", f"{hub} cannot be reached ({why})", mirror)
-    files = {file.rfilename: file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")}
+    if status != 200:
+        mend = "check base_model, export HF_TOKEN=… where access is granted by name, or give a folder"
+        return Finding("FAIL", "model", f"{hub} does not give {name} to you ({status})", mend)
+    siblings = [file for file in info.get("siblings", ()) if file["rfilename"].endswith(".safetensors")]
+    files = {file["rfilename"]: file.get("size") or 0 for file in siblings}
     missing = {file: size for file, size in files.items() if not _cached(name, file)}
     if not missing:
         return Finding("ok", "model", f"{name} is in the cache: no download")
@@ -93,6 +94,15 @@ def _hub_finding(subject: Subject, name: str) -> Finding:
     return Finding("ok", "model", text)
 
 
+def _model_info(hub: str, name: str) -> tuple[int, dict[str, Any]]:
+    """Return the hub's status for a model, and what it knows of it: the files' names and sizes."""
+    from huggingface_hub.utils import build_hf_headers
+
+    address = f"{hub}/api/models/{name}?blobs=true"
+    answer = httpx2.get(address, headers=build_hf_headers(), follow_redirects=True, timeout=_PATIENCE)
+    return answer.status_code, answer.json() if answer.status_code == 200 else {}
+
+
 def _cached(name: str, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
@@ -101,12 +111,11 @@ def _cached(name: str, file: str) -> bool:
 
 def _rate(url: str) -> float:
     """Return the bytes a second at which a file comes, from its beginning."""
-    import httpx
     from huggingface_hub.utils import build_hf_headers
 
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}
     received, begun = 0, time.monotonic()
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_PATIENCE) as response:
+    with httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=_PATIENCE) as response:
         response.raise_for_status()
         for chunk in response.iter_bytes():
             received += len(chunk)
@@ -152,13 +161,11 @@ def _cut(message: str) -> tuple[str, str]:
 
 
 def _wandb_finding(base: str, key: str) -> Finding:
-    import httpx
-
     question: dict[str, Any] = {"query": "query Viewer { viewer { username } }"}
     try:
-        answer = httpx.post(f"{base}/graphql", json=question, auth=("api", key), timeout=_PATIENCE)
+        answer = httpx2.post(f"{base}/graphql", json=question, auth=("api", key), timeout=_PATIENCE)
         viewer = answer.json()["data"]["viewer"] if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
         text = f"{base} cannot be reached ({type(error).__name__})"
         return Finding("warn", "wandb", text, "export WANDB_MODE=offline, and `wandb sync` later")
     if viewer is None:

@@ -247,6 +247,8 @@ def test_a_mirror_is_measured_and_one_out_of_reach_is_named(find, tmp_path, serv
     (finding,) = find(check_hub, subject)
     assert finding.state in ("ok", "warn")
     assert "3.0 GB at" in finding.text
+    subject.environment["HF_ENDPOINT"] = served(lambda _: (404, {}))
+    assert "does not give Qwen/Tiny to you (404)" in str(find(check_hub, subject)[0])
     subject.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     (finding,) = find(check_hub, subject)
     assert (finding.state, "cannot be reached" in finding.text) == ("FAIL", True)
