@@ -14,6 +14,7 @@ from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Learner, LearnerSettings
 from aflow_jax.local_executor import BaseModel
+from aflow_jax.paths import found
 from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems
 from aflow_jax.qwen2 import (
     Adapter,
@@ -79,12 +80,13 @@ async def without_unsound(config: Config, problems: ProblemSets, say: Say) -> Pr
     return ProblemSets(train, test)
 
 
-def _existing(key: str, path: str) -> str:
-    if not Path(path).is_file():
+def _existing(key: str, path: str) -> Path:
+    file = found(path)
+    if not file.is_file():
         raise UserError(
             f"{key} {path}: no such file: give a JSONL file of problems, or set synthetic_data to generate some"
         )
-    return path
+    return file
 
 
 @dataclass(frozen=True)

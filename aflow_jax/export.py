@@ -11,12 +11,9 @@ import sys
 from pathlib import Path
 
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import export_merged, save_peft
-from aflow_jax.trained import load_trained_adapter
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aflow_jax.export",
         description="Write a trained adapter as a PEFT folder, or merged into its base model.",
@@ -26,7 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to write; made where it is missing")
     parser.add_argument("--merged", action="store_true", help="write the whole model with the adapter merged into it")
     parser.add_argument("--base", metavar="NAME", help="base model, where it is not what the run's settings name")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
+from aflow_jax.qwen2 import export_merged, save_peft
+from aflow_jax.trained import load_trained_adapter
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _options(arguments)
     try:
         print(export(options.checkpoint, options.folder, merged=options.merged, base=options.base))
         return 0

@@ -15,35 +15,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
-
 from aflow_jax.errors import UserError
-from aflow_jax.qwen2 import Adapter, Qwen2, load_peft, load_pretrained, load_tokenizer, resolve_model
-from aflow_jax.sampling import Driver, Engine
-from aflow_jax.serving import ServerSettings, create_app
-from aflow_jax.trained import load_trained_adapter
-
-_BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 75
-# For clients to read the end of their replies, once the last token is drawn.
-_GRACE_SECONDS = 30
-# Longer contexts are possible, but their cache is memory that a user should decide on.
-_DEFAULT_MODEL_LEN = 8192
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until stopped; return the exit code."""
-    options = _options(arguments)
-    try:
-        api_key = _api_key(options.api_key_env)
-        listener = _listen(options.host, options.port, api_key)
-        with listener:
-            return _serve(options, api_key, listener)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # while the model loads
-        return 130
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -77,6 +49,39 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+if __name__ == "__main__":
+    _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
+import uvicorn
+
+from aflow_jax.qwen2 import Adapter, Qwen2, load_peft, load_pretrained, load_tokenizer, resolve_model
+from aflow_jax.sampling import Driver, Engine
+from aflow_jax.serving import ServerSettings, create_app
+from aflow_jax.trained import load_trained_adapter
+
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 75
+# For clients to read the end of their replies, once the last token is drawn.
+_GRACE_SECONDS = 30
+# Longer contexts are possible, but their cache is memory that a user should decide on.
+_DEFAULT_MODEL_LEN = 8192
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until stopped; return the exit code."""
+    options = _options(arguments)
+    try:
+        api_key = _api_key(options.api_key_env)
+        listener = _listen(options.host, options.port, api_key)
+        with listener:
+            return _serve(options, api_key, listener)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # while the model loads
+        return 130
 
 
 def _api_key(variable: str | None) -> str | None:

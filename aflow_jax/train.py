@@ -13,6 +13,25 @@ import time
 from collections import deque
 from pathlib import Path
 
+from aflow_jax.config import Config, load_config
+from aflow_jax.errors import UserError
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m aflow_jax.train",
+        description="Train a Qwen2.5 policy to write agent workflows, with GRPO.",
+        epilog="example: python -m aflow_jax.train --config configs/quickstart.yaml max_steps=10 run_dir=runs/mine",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML settings, or a preset such as quickstart")
+    parser.add_argument("--resume", metavar="PATH|latest", help="go on from a checkpoints/step_N folder, or the newest")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
 from aflow_jax.assembly import (
     ProblemSets,
     RunParts,
@@ -22,8 +41,6 @@ from aflow_jax.assembly import (
     without_unsound,
     workflow_limits,
 )
-from aflow_jax.config import Config, load_config
-from aflow_jax.errors import UserError
 from aflow_jax.grpo import Learner
 from aflow_jax.llm import BudgetExhausted
 from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
@@ -56,15 +73,7 @@ TRAINING, EVALUATION = 0, 1
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aflow_jax.train",
-        description="Train a Qwen2.5 policy to write agent workflows, with GRPO.",
-        epilog="example: python -m aflow_jax.train --config configs/quickstart.yaml max_steps=10 run_dir=runs/mine",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML settings")
-    parser.add_argument("--resume", metavar="PATH|latest", help="go on from a checkpoints/step_N folder, or the newest")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    options = parser.parse_intermixed_args(arguments)
+    options = _options(arguments)
     try:
         config = load_config(options.config, options.overrides)
         claim_gpu_memory()

@@ -12,15 +12,17 @@ from pydantic import ValidationError
 from aflow_jax.config.explain import in_one_line
 from aflow_jax.config.settings import Config
 from aflow_jax.errors import UserError
+from aflow_jax.paths import found_config
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read the settings of `path`, apply `key=value` overrides, check everything.
+    """Read the settings of `path`, or of a packaged preset by its name, apply `key=value` overrides, check everything.
 
     Raises:
         UserError: a missing or malformed file, an unknown key, a value of the wrong type or out of range.
     """
-    values = _read_yaml(Path(path))
+    path = found_config(path)
+    values = _read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aflow_jax.doctor.findings import Finding, Subject
 from aflow_jax.doctor.gpu import Gpu, preset_for
 from aflow_jax.errors import UserError
+from aflow_jax.paths import found
 
 _GIB = 2**30
 _ANY_RUN = _GIB  # logs, rollouts, compiled programs
@@ -33,12 +34,12 @@ def check_data(subject: Subject) -> Iterator[Finding]:
         path = getattr(config, key)
         if path is None:
             continue
-        if not Path(path).is_file():
+        if not found(path).is_file():
             mend = f"give {key}=FILE.jsonl (scripts/download_datasets.py makes the standard ones)"
             yield Finding("FAIL", "data", f"{key} {path}: no such file", mend)
             continue
         try:
-            read[key] = load_problems(path)
+            read[key] = load_problems(found(path))
         except UserError as error:
             yield Finding("FAIL", "data", str(error), f"mend the line; python -m aflow_jax.problems check {path}")
             continue

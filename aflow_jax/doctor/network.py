@@ -45,8 +45,8 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
     if config.simulator:
         yield Finding("ok", "executor", "simulated on this machine: no key, no network")
         return
-    names = dict.fromkeys((config.aflow_executor_model, config.judge_model or config.aflow_executor_model))
-    for name in names:
+    judge = config.judge_model or config.aflow_executor_model
+    for name in dict.fromkeys((config.aflow_executor_model, *config.aflow_executor_fallbacks, judge)):
         yield asyncio.run(_asked(subject, name))
 
 
@@ -140,8 +140,9 @@ async def _asked(subject: Subject, name: str) -> Finding:
         budget = Budget(**config.budget.model_dump())
         client = LLMClient(endpoint, timeout=_PATIENCE, max_retries=0, budget=budget)
         try:
+            begun = time.monotonic()
             await client.check()
-            latency = client.metrics()["executor/latency_p50"]
+            latency = time.monotonic() - begun
         finally:
             await client.aclose()
     except UserError as error:

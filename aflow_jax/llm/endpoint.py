@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from aflow_jax.errors import UserError
 from aflow_jax.llm.pricing import Price, known_price
+from aflow_jax.paths import found
 
 ApiType = Literal["openai", "local"]
 
@@ -114,7 +115,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 def _read_entry(path: Path, model_name: str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(found(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({_reason(error)}); set aflow_config_path to your endpoints' file"

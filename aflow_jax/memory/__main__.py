@@ -11,6 +11,27 @@ from rich.table import Table
 
 from aflow_jax.config import load_config
 from aflow_jax.errors import UserError
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m aflow_jax.memory",
+        description="Say what a training run takes of a device's memory, without loading anything.",
+        epilog="example: python -m aflow_jax.memory --config configs/gpu/t4_16gb.yaml --device t4_16gb",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="YAML settings, or a preset such as gpu/t4_16gb"
+    )
+    parser.add_argument(
+        "--device", metavar="CARD", help="t4_16gb, v100_16gb, a100_40gb, a100_80gb or h200; default: what is here"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
 from aflow_jax.memory.devices import CARDS, GIB, this_device
 from aflow_jax.memory.fit import check_memory
 from aflow_jax.memory.plan import TERMS, MemoryPlan, plan_memory
@@ -19,16 +40,10 @@ from aflow_jax.memory.shapes import found_shape
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aflow_jax.memory",
-        description="Say what a training run takes of a device's memory, without loading anything.",
-        epilog="example: python -m aflow_jax.memory --config configs/gpu/t4_16gb.yaml --device t4_16gb",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML settings")
-    parser.add_argument("--device", choices=CARDS, help="a card to plan for; without it the device that is here")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    options = parser.parse_intermixed_args(arguments)
+    options = _options(arguments)
     try:
+        if options.device not in (None, *CARDS):
+            raise UserError(f"--device {options.device}: no such card: choose one of {', '.join(CARDS)}")
         config = load_config(options.config, options.overrides)
         shape = found_shape(config)
         device = CARDS[options.device] if options.device else this_device()

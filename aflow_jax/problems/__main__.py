@@ -25,7 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m aflow_jax.problems", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m aflow_jax.problems",
+        description=__doc__,
+        epilog="example: python -m aflow_jax.problems check data/synthetic_test.jsonl",
+    )
     commands = parser.add_subparsers(required=True)
     generate = commands.add_parser("generate", help="write problems that the project makes itself")
     generate.add_argument("file", help="the JSONL file to write")
