@@ -1,6 +1,6 @@
 """From grades to a better policy: advantages, the objective, log-probabilities, the learner."""
 
-from aflow_jax.grpo.advantages import FEATURES, group_advantages, reward_statistics, workflow_aware_advantages
+from aflow_jax.grpo.advantages import group_advantages, reward_statistics, workflow_aware_advantages
 from aflow_jax.grpo.batch import Batch
 from aflow_jax.grpo.learner import Learner, LearnerState
 from aflow_jax.grpo.logprobs import token_logprobs
@@ -8,7 +8,6 @@ from aflow_jax.grpo.objective import kl_penalty, policy_loss, truncated_importan
 from aflow_jax.grpo.settings import LearnerSettings
 
 __all__ = [
-    "FEATURES",
     "Batch",
     "Learner",
     "LearnerSettings",

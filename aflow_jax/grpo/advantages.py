@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 Scale = Literal["group", "batch", "none"]
 
-FEATURES = ("diversity", "revise_gain", "exec_success", "efficiency", "op_variety")
+# Of diversity, revise gain, execution success, efficiency and operator variety, as `rewards.FEATURES` orders them.
 FEATURE_WEIGHTS = (0.35, 0.25, 0.20, 0.10, 0.10)
 
 
@@ -56,7 +56,7 @@ def group_advantages(
 
 def workflow_aware_advantages(
     rewards: Float[np.ndarray, "N"],
-    features: Float[np.ndarray, "N 5"],
+    features: Float[np.ndarray, "N F"],
     group_size: int,
     *,
     alpha: float = 0.12,
@@ -68,7 +68,7 @@ def workflow_aware_advantages(
 ) -> Float[np.ndarray, "N"]:
     """WA-GRPO: `group_advantages`, and in groups whose live rewards are all equal `A_i = alpha · (t_i − mean t)`.
 
-    `t` is the sum of `features` (each in [0, 1], in the order of FEATURES) weighted by `weights`. A tie-break never
+    `t` is the sum of a rollout's `features`, each in [0, 1], weighted by `weights`, one a column. A tie-break never
     touches a group whose rewards differ, is bounded by ±alpha, and is exactly 0 where the features are identical.
     `alpha=0` is plain GRPO. Features of void rollouts are never looked at. Raises ValueError for a live rollout's
     feature outside [0, 1] and for arrays whose shapes do not agree.
@@ -124,7 +124,7 @@ def _checked(
 
 
 def _quality(
-    features: Float[np.ndarray, "N 5"], weights: Float[np.ndarray, "5"], live: Bool[np.ndarray, "N"]
+    features: Float[np.ndarray, "N F"], weights: Float[np.ndarray, "F"], live: Bool[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N"]:
     features = np.asarray(features, np.float64)
     if features.shape != (len(live), len(weights)):

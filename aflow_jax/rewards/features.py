@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from aflow_jax.rewards.reward import with_machine
 from aflow_jax.workflow import Outcome, Workflow, distance
 from aflow_jax.workflow.trace import Execution, OperatorCall
 
+# The columns; config.WorkflowAware has a weight for each.
 FEATURES = ("diversity", "revise_gain", "exec_success", "efficiency", "op_variety")
 
 # Where nothing was revised, nothing was gained or lost.
@@ -78,7 +80,8 @@ def diversity(workflows: Sequence[Workflow | None], index: int) -> float:
     if own is None:
         return 0.0
     others = [other for at, other in enumerate(workflows) if at != index and other is not None]
-    return sum(distance(own, other) for other in others) / len(others) if others else 0.0
+    # Exactly rounded, so that the order of the others changes no bit.
+    return fsum(distance(own, other) for other in others) / len(others) if others else 0.0
 
 
 async def revise_gain(problem: Problem, trace: Sequence[OperatorCall]) -> float:

@@ -2,9 +2,12 @@ import asyncio
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from aflow_jax.grpo import workflow_aware_advantages
-from aflow_jax.grpo.advantages import FEATURES as COLUMNS
+from aflow_jax.config.sections import WorkflowAware
+from aflow_jax.grpo import group_advantages, workflow_aware_advantages
+from aflow_jax.grpo.advantages import FEATURE_WEIGHTS
 from aflow_jax.problems.problem import Problem
 from aflow_jax.rewards import FEATURES, workflow_features
 from aflow_jax.rewards.features import diversity, op_variety, revise_gain, token_rank
@@ -32,8 +35,10 @@ def gain(*trace: OperatorCall) -> float:
     return asyncio.run(revise_gain(MATH, trace))
 
 
-def test_the_columns_are_those_of_the_advantages() -> None:
-    assert FEATURES == COLUMNS
+def test_each_column_has_its_weight_in_the_settings_and_in_the_advantages() -> None:
+    weights = WorkflowAware().model_dump()
+    assert [weights.pop(f"{name}_weight") for name in FEATURES] == list(FEATURE_WEIGHTS)
+    assert list(weights) == ["alpha"]
 
 
 def test_diversity_is_the_mean_distance_to_the_others() -> None:
@@ -119,3 +124,66 @@ def test_features_move_with_their_rollouts() -> None:
     order = [2, 0, 3, 1]
     moved = features([workflows[index] for index in order], [executions[index] for index in order])
     np.testing.assert_allclose(moved, features(workflows, executions)[order])
+
+
+TEXTS = (None, "Custom", "AnswerGenerate", "Custom -> Revise", "[Custom, AnswerGenerate] -> ScEnsemble", "(Review) * 2")
+SOLUTIONS = ("", "40", "41", "42", "{}")
+
+
+@st.composite
+def rollouts(draw):
+    """One rollout: its text, how it ran, its reward."""
+    text = draw(st.sampled_from(TEXTS))
+    outcomes = [outcome for outcome in Outcome if (outcome in (Outcome.PARSE, Outcome.LIMIT)) == (text is None)]
+    outcome = draw(st.sampled_from([outcome for outcome in outcomes if not outcome.is_void] + [Outcome.RATE_LIMITED]))
+    solution = st.sampled_from(SOLUTIONS)
+    calls = st.builds(call, st.sampled_from([*OFFERED, "Format"]), solution, solution)
+    trace = draw(st.lists(calls, max_size=4)) if text else []
+    return text, run(draw(st.integers(0, 5)) * 100, *trace, outcome=outcome), draw(st.sampled_from([0.0, 0.1, 1.0]))
+
+
+def advantages_of(group, rewards=None, alpha=0.12) -> np.ndarray:
+    texts, executions, own = zip(*group, strict=True)
+    void = np.array([execution.outcome.is_void for execution in executions])
+    rewards = np.array(own if rewards is None else rewards)
+    return workflow_aware_advantages(rewards, features(texts, executions), len(group), alpha=alpha, void=void)
+
+
+groups = st.lists(rollouts(), min_size=1, max_size=6)
+
+
+@given(groups, st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_a_tie_break_is_finite_sums_to_nothing_and_is_at_most_alpha(group, alpha) -> None:
+    found = advantages_of(group, [0.1] * len(group), alpha)
+    assert np.all(np.isfinite(found))
+    assert np.all(np.abs(found) <= alpha)
+    assert abs(found.sum()) < 1e-9
+    assert not any(found[n] for n, (_, execution, _) in enumerate(group) if execution.outcome.is_void)
+    if len(group) == 1:
+        assert found[0] == 0
+
+
+@given(groups, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_advantages_from_traces_move_with_their_rollouts_to_the_last_bit(group, random) -> None:
+    order = random.sample(range(len(group)), len(group))
+    np.testing.assert_array_equal(advantages_of([group[n] for n in order]), advantages_of(group)[order])
+    np.testing.assert_array_equal(advantages_of(group), advantages_of(group))
+
+
+@given(groups)
+@settings(max_examples=40, deadline=None)
+def test_rewards_that_differ_are_ranked_as_without_tie_breaks(group) -> None:
+    live = [reward for _, execution, reward in group if not execution.outcome.is_void]
+    void = np.array([execution.outcome.is_void for _, execution, _ in group])
+    if len(set(live)) > 1:
+        rewards = np.array([reward for *_, reward in group])
+        np.testing.assert_array_equal(advantages_of(group), group_advantages(rewards, len(group), void=void))
+
+
+@given(groups, st.sampled_from(TEXTS[1:]))
+@settings(max_examples=40, deadline=None)
+def test_identical_workflows_have_no_advantage_however_they_ran(group, text) -> None:
+    same = [(text, execution, 0.1) for _, execution, _ in group]
+    assert not advantages_of(same).any()
