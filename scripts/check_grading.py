@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from aflow_jax.problems.dataset import load_problems
+from aflow_jax.problems.grading import gold_answers, grading_of
 from aflow_jax.problems.problem import Problem
-from aflow_jax.problems.sources import default_sources
 from aflow_jax.rewards import grade_answer
 from aflow_jax.rewards.symbolic import shared_pool
 
@@ -91,8 +91,7 @@ def share(counts: Counter, kind: str) -> float:
 
 
 def _cases(problem: Problem) -> Iterator[tuple[Problem, str, str]]:
-    grading = default_sources().named(problem.source).grading
-    dress, alter = _KINDS[grading]
+    dress, alter = _KINDS[grading_of(problem)]
     for answer in dict.fromkeys(dress(problem)):
         yield problem, "gold", answer
     for answer in dict.fromkeys(alter(problem)):
@@ -207,7 +206,7 @@ def _alter_option(problem: Problem) -> Iterator[str]:
 
 
 def _dress_f1(problem: Problem) -> Iterator[str]:
-    for gold in problem.answer.split("|") if default_sources().named(problem.source).alternatives else [problem.answer]:
+    for gold in gold_answers(problem):
         yield from (
             gold,
             f"{gold}.",

@@ -16,7 +16,23 @@ from aflow_jax.errors import UserError
 from aflow_jax.paths import packaged_config
 
 DOMAINS = ("math", "code", "qa")
-GRADINGS = {"math": ("number", "latex"), "code": ("tests",), "qa": ("f1", "option")}
+
+
+class Grading(StrEnum):
+    """The rules that grade answers."""
+
+    NUMBER = "number"
+    LATEX = "latex"
+    TESTS = "tests"
+    F1 = "f1"
+    OPTION = "option"
+
+
+GRADINGS = {
+    "math": (Grading.NUMBER, Grading.LATEX),
+    "code": (Grading.TESTS,),
+    "qa": (Grading.F1, Grading.OPTION),
+}
 
 
 class DatasetType(StrEnum):
@@ -46,8 +62,8 @@ class DatasetType(StrEnum):
         return self.source.domain
 
     @property
-    def grading(self) -> str:
-        """The rule that grades an answer: "number", "latex", "tests", "f1" or "option"."""
+    def grading(self) -> Grading:
+        """The rule that grades an answer."""
         return self.source.grading
 
     @property
@@ -82,7 +98,7 @@ class Source:
         domain: "math", "code" or "qa".
         weight: its share among the sources of its domain when a mix is drawn, > 0.
         split: our split ("train", "test") → the published dataset's split.
-        grading: one of GRADINGS[domain].
+        grading: one of GRADINGS[domain]; what a single problem is graded by, `grading_of` says.
         metric: the name under which the field reports it.
         alternatives: whether the gold answer joins several right answers with `|`.
         hub: where it is published; None for what the project generates or the user brings.
@@ -92,7 +108,7 @@ class Source:
     domain: str
     weight: float
     split: Mapping[str, str]
-    grading: str
+    grading: Grading
     metric: str
     alternatives: bool = False
     hub: Hub | None = None
@@ -141,8 +157,13 @@ class Sources(Mapping[str, Source]):
 
 @functools.cache
 def default_sources() -> Sources:
-    """Return the table that ships with the package."""
-    return Sources.load(packaged_config("datasets.yaml"))
+    """Return the table that ships with the package; raise UserError where it lacks a DatasetType."""
+    path = packaged_config("datasets.yaml")
+    table = Sources.load(path)
+    for name in DatasetType:
+        if name not in table:
+            raise UserError(f"{path}: {name} is missing: every DatasetType needs its row")
+    return table
 
 
 def _source(path: str | Path, name: str, row: object) -> Source:
@@ -169,7 +190,7 @@ def _source(path: str | Path, name: str, row: object) -> Source:
         raise UserError(f"{place}: weight is {weight!r}: use a number above 0")
     if not isinstance(row["split"], dict) or not set(row["split"]) <= {"train", "test"}:
         raise UserError(f"{place}: split is {row['split']!r}: map train and test to the dataset's splits")
-    return Source(name=name, **{**row, "hub": _hub(place, row.get("hub"))})
+    return Source(name=name, **{**row, "grading": Grading(row["grading"]), "hub": _hub(place, row.get("hub"))})
 
 
 def _hub(place: str, row: object) -> Hub | None:

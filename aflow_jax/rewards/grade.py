@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from aflow_jax.problems.grading import gold_answers, grading_of
 from aflow_jax.problems.problem import Problem
-from aflow_jax.problems.sources import default_sources
+from aflow_jax.problems.sources import Grading
 from aflow_jax.rewards.code_rules import grade_code, grade_code_async
 from aflow_jax.rewards.math_rules import grade_math
-from aflow_jax.rewards.qa_rules import grade_f1, grade_options, parse_options
+from aflow_jax.rewards.qa_rules import grade_f1, grade_options
 from aflow_jax.rewards.ruling import Ruling
 
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
@@ -64,20 +65,19 @@ def rule(problem: Problem, answer: str | None) -> Ruling:
     """Return the level of an answer, and whether the rules stand by it."""
     if answer is None:
         return Ruling(0.0)
-    if problem.domain == "code":
-        return grade_code(problem, answer)
-    if problem.domain == "math":
-        return grade_math(problem.answer, answer, problem.question)
-    source = default_sources().named(problem.source)
-    # A problem without options, whatever its source, is a question of words.
-    if source.grading == "option" and parse_options(problem.question):
-        return grade_options(problem.answer, answer, problem.question)
-    golds = problem.answer.split("|") if source.alternatives else [problem.answer]
-    return grade_f1([gold for gold in golds if gold.strip()] or [problem.answer], answer)
+    match grading_of(problem):
+        case Grading.TESTS:
+            return grade_code(problem, answer)
+        case Grading.NUMBER | Grading.LATEX:
+            return grade_math(problem.answer, answer, problem.question)
+        case Grading.OPTION:
+            return grade_options(problem.answer, answer, problem.question)
+        case Grading.F1:
+            return grade_f1(gold_answers(problem), answer)
 
 
 async def rule_async(problem: Problem, answer: str | None) -> Ruling:
     """Do as `rule`; code in the sandbox's own way, the rest in a thread."""
-    if answer is not None and problem.domain == "code":
+    if answer is not None and grading_of(problem) == Grading.TESTS:
         return await grade_code_async(problem, answer)
     return await asyncio.to_thread(rule, problem, answer)

@@ -12,11 +12,11 @@ import yaml
 from aflow_jax.errors import UserError
 from aflow_jax.llm import LLMFault, Reply
 from aflow_jax.paths import packaged_config
+from aflow_jax.problems.grading import gold_answers, grading_of, parse_options
 from aflow_jax.problems.problem import Problem
-from aflow_jax.problems.sources import DOMAINS, default_sources
+from aflow_jax.problems.sources import DOMAINS, Grading, default_sources
 from aflow_jax.rewards.extract import extract_in_domain
 from aflow_jax.rewards.faults import JudgeUnavailable
-from aflow_jax.rewards.qa_rules import parse_options
 from aflow_jax.workflow.fields import section
 
 MAX_CHARACTERS = 6_000
@@ -123,9 +123,8 @@ def load_guidance(path: str | Path) -> dict[str, str]:
 
 
 def _reference(problem: Problem) -> str:
-    source = default_sources().named(problem.source)
-    if source.grading == "option":
+    if grading_of(problem) == Grading.OPTION:
         text = parse_options(problem.question).get(problem.answer)
         return problem.answer if text is None else f"{problem.answer}. {text}"
-    golds = problem.answer.split("|") if source.alternatives else [problem.answer]
+    golds = gold_answers(problem)
     return golds[0] if len(golds) == 1 else "any one of:\n" + "\n".join(f"- {gold}" for gold in golds)

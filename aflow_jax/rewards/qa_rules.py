@@ -7,6 +7,7 @@ import string
 import unicodedata
 from collections import Counter
 
+from aflow_jax.problems.grading import parse_options
 from aflow_jax.rewards.extract import extract_in_domain, is_blank, is_code
 from aflow_jax.rewards.literals import word_value
 from aflow_jax.rewards.ruling import Ruling
@@ -16,7 +17,6 @@ UNANSWERABLE = "unanswerable"
 _LEVELS = ((0.8, 1.0), (0.5, 0.7), (0.3, 0.4), (0.1, 0.2))
 _LONGEST_ANSWER = 4_000
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
-_OPTION_LINE = re.compile(r"^\s*\(?([A-J])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
 # A letter by itself, in brackets, or before a stop, a dash, a bracket or a reason; then what follows it.
 _LETTER = re.compile(
     r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-J])(?=[.):,]|\s*$|\s+(?:[-–—(]|because\b|since\b))|([a-j])(?=[.):]|\s*$))"
@@ -100,17 +100,6 @@ def normalise(text: str, *, split_hyphens: bool = False) -> str:
 def is_abstention(text: str) -> bool:
     """Whether a text says, and says nothing else than, that the question has no answer."""
     return _ABSTENTION.fullmatch(text.strip(_EDGES + " .\n\t")) is not None
-
-
-def parse_options(question: str) -> dict[str, str]:
-    """Return the options of a question by letter: its last lines `A. …`, `B. …`, in order without a gap."""
-    options: dict[str, str] = {}
-    for letter, text in _OPTION_LINE.findall(question):
-        if letter == "A":
-            options = {}
-        if len(options) < 10 and letter == "ABCDEFGHIJ"[len(options)]:
-            options[letter] = text
-    return options
 
 
 def choose_option(answer: str, options: dict[str, str]) -> str | None:

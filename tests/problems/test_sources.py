@@ -3,7 +3,16 @@
 import pytest
 
 from aflow_jax.errors import UserError
-from aflow_jax.problems import DOMAINS, DatasetType, Sources, default_sources
+from aflow_jax.problems import (
+    DOMAINS,
+    DatasetType,
+    Grading,
+    Problem,
+    Sources,
+    default_sources,
+    gold_answers,
+    grading_of,
+)
 
 ROW = "gsm8k: {domain: math, weight: 1.0, split: {train: train}, grading: number, metric: solve_rate}\n"
 
@@ -44,6 +53,12 @@ def test_names_are_found_whatever_their_case_and_dashes():
         (", metric: solve_rate", "", "metric is missing"),
         ("{train: train}", "train", "split is 'train'"),
         ("}\n", "", "not YAML"),
+        ("e}\n", "e, hub: x}\n", "hub is 'x': use repository, configurations, revision and licence"),
+        (
+            "e}\n",
+            "e, hub: {repository: a, configurations: [c], revision: x, licence: MIT}}\n",
+            "hub.revision is 'x'",
+        ),
     ],
 )
 def test_a_bad_row_is_refused_with_its_name(tmp_path, old, new, reason):
@@ -55,3 +70,22 @@ def test_a_bad_row_is_refused_with_its_name(tmp_path, old, new, reason):
         Sources.load(path)
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_published_source_has_a_commit_and_a_licence_and_the_projects_own_has_none():
+    for dataset in DatasetType:
+        hub = dataset.source.hub
+        assert (hub is None) == dataset.value.startswith("synthetic_")
+        assert hub is None or (len(hub.revision) == 40 and hub.licence and hub.configurations)
+
+
+def test_what_a_problem_is_graded_by_is_its_sources_rule_unless_it_has_no_options():
+    def problem(source: DatasetType, question: str = "Q?", answer: str = "a|b") -> Problem:
+        return Problem(question, answer, source.value, source.domain)
+
+    for dataset in DatasetType:
+        expected = Grading.F1 if dataset.grading == Grading.OPTION else dataset.grading
+        assert grading_of(problem(dataset)) == expected
+        assert gold_answers(problem(dataset)) == (["a", "b"] if dataset.source.alternatives else ["a|b"])
+    assert grading_of(problem(DatasetType.MMLU, "Q?\n\nA. x\nB. y")) == Grading.OPTION
+    assert gold_answers(problem(DatasetType.DROP, answer="|")) == ["|"]
