@@ -86,10 +86,15 @@ class Job:
             raise ClosedError from error
 
     def has_spoken(self) -> bool:
-        """Whether something of the job's is waiting to be received."""
+        """Whether something of the job's is waiting to be received. Its end is nothing said."""
+        if self._received:
+            return True
         waiting = select.poll()
         waiting.register(self.channel, select.POLLIN)
-        return bool(self._received) or any(events & select.POLLIN for _, events in waiting.poll(0))
+        try:
+            return bool(waiting.poll(0)) and bool(self.channel.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def receive_body(self, deadline: float) -> bytes:
         """The next frame's body. Raises DeadlineError, or ClosedError when the job ended or broke the rules."""
