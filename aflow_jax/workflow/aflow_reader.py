@@ -22,6 +22,7 @@ from aflow_jax.workflow.aflow_source import constants, is_cost, parsed, workflow
 from aflow_jax.workflow.graph import MAX_LOOP, Branch, Call, Chain, Loop, Parallel, Stage, Workflow
 
 MAX_STATEMENTS = 5000
+MAX_NAMES = 50
 
 # How a run of statements ends.
 Exit = Literal["falls", "breaks", "returns"]
@@ -34,6 +35,10 @@ class Reader:
         module, prompts = parsed(graph), parsed(prompt)
         self._function, operators = workflow_class(module)
         self._expressions = Expressions(operators, {**constants(prompts), **constants(module)})
+        # Every arm and loop looks at every name.
+        names = {node.id for node in ast.walk(self._function) if isinstance(node, ast.Name)}
+        if len(names) > MAX_NAMES:
+            raise refused(self._function, f"more than {MAX_NAMES} names")
         self._statements = 0
         # Branches inside loops, by identity, and where they stand: which arms break, and which do nothing and go on.
         self._arms: dict[int, tuple[Branch, ast.If, list[str]]] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from aflow_jax.workflow.graph import Branch, Call, Loop, Stage
 
-MAX_CALLS = 200
+MAX_CALLS = 100
 MAX_PIECES = 64
 
 

@@ -345,6 +345,8 @@ def test_hostile_shapes_are_refused_before_they_cost_anything():
     assert "calls" in refusal(f"x = await self.custom(input=problem)\n{arms * 3}return x").message
     ways = "".join(f"{check}if r['review_result']:\n    if r['review_result']:\n        return x\n" for _ in range(60))
     assert refusal(f"x = await self.custom(input=problem)\n{ways}return x").line
+    names = "\n".join(f"v{n} = problem" for n in range(51))
+    assert "more than 50 names" in refusal(f"{names}\nreturn problem").message
     chain = "if x:\n    pass\n" + "elif x:\n    return x\n" * 4000
     assert refusal(f"x = await self.custom(input=problem)\n{chain}").line
     assert refusal("x = problem" + ".a" * 20_000 + "\nreturn x").line
