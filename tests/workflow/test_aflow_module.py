@@ -340,7 +340,7 @@ def test_hostile_shapes_are_refused_before_they_cost_anything():
     """Shapes that cost most in a reader that follows every way, or that recurses once for each level."""
     check = "r = await self.review(problem, x)\n"
     arms = "".join(
-        f"{check}if r['review_result']:\n    x = await self.revise(problem, x)\n    y{n} = x\n" for n in range(90)
+        f"{check}if r['review_result']:\n    x = await self.revise(problem, x)\n    y = x\n" for _ in range(90)
     )
     assert "calls" in refusal(f"x = await self.custom(input=problem)\n{arms * 3}return x").message
     ways = "".join(f"{check}if r['review_result']:\n    if r['review_result']:\n        return x\n" for _ in range(60))
