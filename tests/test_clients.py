@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import runpy
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def test_a_key_is_nowhere_in_what_a_run_leaves_though_the_endpoint_repeats_it(
     output = capfd.readouterr()
     shown = [*written.values(), output.out.encode(), output.err.encode(), caplog.text.encode()]
     assert not [text for text in shown if SECRET.encode() in text]
+
+
+def test_under_every_fault_at_once_no_rollout_is_lost_and_no_unaffected_one_ends_otherwise(tmp_path) -> None:
+    """Two steps of what scripts/fault_run.py does for twenty."""
+    measure = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fault_run.py"))["measure"]
+    config = tmp_path / "faults.yaml"
+    config.write_text(yaml.safe_dump({**TINY, "simulator": {}}))
+    overrides = [f"run_dir={tmp_path / 'run'}", "call_timeout=0.5", "call_retries=3"]
+    result = measure(config, 2, 0.1, overrides)
+    assert (result.steps, result.rollouts, result.differing) == (2, result.expected, [])
+    assert result.counted_voids == result.voids < result.rollouts
+    assert result.retries > 0
 
 
 def test_the_next_executor_answers_while_the_first_is_down(problems_file, tmp_path) -> None:
