@@ -58,6 +58,7 @@ class Result:
         differing: unaffected rollouts that end otherwise without faults.
         calls, retries: of the executor, by the metrics.
         seconds: of the run.
+        call_timeout: seconds that a request had.
     """
 
     steps: int
@@ -69,6 +70,7 @@ class Result:
     calls: int
     retries: int
     seconds: float
+    call_timeout: float
 
     @property
     def voids(self) -> int:
@@ -131,6 +133,7 @@ def measure(path: str | Path, steps: int, rate: float, overrides: Sequence[str])
         calls=round(sum(line["executor/calls"] for line in metrics)),
         retries=round(sum(line["executor/retries"] for line in metrics)),
         seconds=seconds,
+        call_timeout=config.call_timeout,
     )
 
 
@@ -212,10 +215,12 @@ def describe(result: Result, rate: float, command: str) -> str:
     worst = "".join(f"\n- {line}" for line in result.differing[:20])
     return f"""# A run under faults
 
-`{command}`: training on the quick start's problems while the simulated executor commits each of {len(FAULTS)} faults
-at a rate of {rate:g}, all together: {", ".join(FAULTS)}. A stall lasts 30 s and a hang for ever; each request has 2 s,
-and is sent again up to five times. Then every recorded workflow runs again, with the same seeds, against a simulator
-without faults.
+`{command}`
+
+Training on the quick start's problems while the simulated executor commits each of {len(FAULTS)} faults at a rate of
+{rate:g}, all together: {", ".join(FAULTS)}. A stall lasts 30 s and a hang for ever; a request has
+{result.call_timeout:g} s, and a call, with its retries and the waits between them, four times that. Then every recorded
+workflow runs again, with the same seeds, against a simulator without faults.
 
 | | |
 |---|---|
