@@ -199,7 +199,15 @@ class Recorded:
         """Yield every text, by problem and sample."""
         for place, text in enumerate(self._texts):
             request, sample = divmod(place, self._samples)
-            yield Completion((0,), (0,), np.zeros(1), "stop", text, request, sample)
+            yield Completion(
+                prompt_tokens=(0,),
+                tokens=(0,),
+                logprobs=np.zeros(1),
+                finish_reason="stop",
+                text=text,
+                request=request,
+                sample=sample,
+            )
 
     async def __aenter__(self) -> Self:
         return self
