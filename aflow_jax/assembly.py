@@ -11,8 +11,9 @@ import jax
 
 from aflow_jax.clients import Clients, ClientSet, Say
 from aflow_jax.config import Config
+from aflow_jax.config.sections import RejectionSampling, WarmStart
 from aflow_jax.errors import UserError
-from aflow_jax.grpo import Learner, LearnerSettings
+from aflow_jax.grpo import LearnerSettings
 from aflow_jax.local_executor import BaseModel
 from aflow_jax.paths import found
 from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems
@@ -117,6 +118,14 @@ async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIt
         policy = load_policy(config, problems, say)
         driver = stack.enter_context(Driver(policy.engine()))
         clients = client_set.complete(BaseModel(driver, policy.model, policy.tokenizer))
+        if config.async_generation_ratio and "local" in (
+            clients.executor.endpoint.api_type,
+            clients.judge.endpoint.api_type,
+        ):
+            raise UserError(
+                "async_generation_ratio: the executor or the judge is this run's own model, which cannot answer while "
+                "it samples: set async_generation_ratio to 0"
+            )
         executor = Executor(
             clients.executor,
             operators=config.aflow_operators,
@@ -259,18 +268,12 @@ def learner_settings(config: Config) -> LearnerSettings:
     )
 
 
-def warm_start_learner(config: Config, policy: Policy, adapter: Adapter) -> Learner:
-    """Return the learner of the supervised stage before GRPO."""
-    return Learner(policy.model, adapter, warm_start_settings(config))
-
-
-def warm_start_settings(config: Config) -> LearnerSettings:
-    """Return how the supervised stage before GRPO updates the adapter."""
-    stage = config.warm_start
+def supervised_settings(config: Config, stage: WarmStart | RejectionSampling, steps: int) -> LearnerSettings:
+    """Return how a supervised stage of so many steps before GRPO updates the adapter."""
     return LearnerSettings(
         learning_rate=stage.learning_rate,
-        max_steps=stage.steps,
-        warmup_steps=min(10, stage.steps // 10),
+        max_steps=steps,
+        warmup_steps=min(10, steps // 10),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         microbatch_size=-(-stage.batch_size // config.gradient_accumulation_steps),

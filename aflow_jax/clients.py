@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +12,7 @@ from aflow_jax.config import Config
 from aflow_jax.config.sections import SimulatorSettings
 from aflow_jax.llm import (
     Budget,
+    Counters,
     Endpoint,
     FallbackClient,
     LLMClient,
@@ -25,6 +26,8 @@ from aflow_jax.problems import Problem, save_problems
 
 Say = Callable[[str], None]
 Client = LLMClient | FallbackClient
+Spent = dict[str, Counters]
+"""What calls came to, by role: executor, and judge where that is another client."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,24 @@ class Clients:
     judge: Client
     budget: Budget
 
-    def metrics(self) -> dict[str, float]:
-        """Return what the calls since the last time came to: executor/…, and judge/… where the judge is another."""
-        metrics = self.executor.metrics()
-        return metrics if self.judge is self.executor else metrics | self.judge.metrics("judge")
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count apart the calls made inside, tasks started there included, whatever else calls at the same time."""
+        with self.executor.counting(), nullcontext() if self.judge is self.executor else self.judge.counting():
+            yield
+
+    def take(self) -> Spent:
+        """Return what the calls since the last time came to, the judge's apart where it is another."""
+        spent = {"executor": self.executor.take()}
+        return spent if self.judge is self.executor else spent | {"judge": self.judge.take()}
+
+
+def spending(parts: Iterable[Spent]) -> dict[str, float]:
+    """Return what several sums came to together, under the names of metrics.jsonl: executor/…, judge/…"""
+    parts = list(parts)
+    roles = dict.fromkeys(role for part in parts for role in part)
+    merged = {role: Counters.merged([part[role] for part in parts if role in part]) for role in roles}
+    return {name: value for role in roles for name, value in merged[role].metrics(role).items()}
 
 
 class ClientSet:

@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2Config, init_adapter, resolve_model
-from aflow_jax.runs import read_manifest, saved_steps
-from aflow_jax.runs.checkpoints import describe, find_fault
+from aflow_jax.runs import Checkpoint, saved_steps
+from aflow_jax.runs.manifest import describe
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,24 @@ def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> Traine
     Raises:
         UserError: no such checkpoint, settings missing beside it, or a base of another shape.
     """
-    path = _checkpoint_path(checkpoint)
-    run = path.parent.parent
+    opened = _open(checkpoint)
+    run = opened.path.parent.parent
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}/config.yaml is missing: keep a checkpoint in its run folder, beside the run's settings")
     config = load_config(run / "config.yaml")
     # A run that made its own model keeps it inside; the run may have been moved since.
     name = base or (str(run / "model") if config.create_model else config.base_model)
     folder = resolve_model(name)
-    adapter = _restore(path, config, Qwen2Config.from_folder(folder))
-    return TrainedAdapter(adapter, name, folder, config, read_manifest(path)["step"])
+    adapter = _restore(opened, config, Qwen2Config.from_folder(folder))
+    return TrainedAdapter(adapter, name, folder, config, opened.place.step)
 
 
-def _checkpoint_path(path: Path) -> Path:
+def _open(path: Path) -> Checkpoint:
     steps = saved_steps(path / "checkpoints")
-    if steps:
-        path = path / "checkpoints" / f"step_{steps[-1]}"
-    fault = find_fault(path) if path.is_dir() else "there is no such folder"
-    if fault is not None:
-        raise UserError(f"{path} is not a usable checkpoint: {fault}: give a checkpoints/step_N folder or a run folder")
-    return path
+    return Checkpoint.open(path / "checkpoints" / f"step_{steps[-1]}" if steps else path)
 
 
-def _restore(path: Path, config: Config, shape: Qwen2Config) -> Adapter:
+def _restore(checkpoint: Checkpoint, config: Config, shape: Qwen2Config) -> Adapter:
     """Read the matrices into an adapter as the settings describe it."""
 
     def new(key: jax.Array) -> Adapter:
@@ -81,12 +76,11 @@ def _restore(path: Path, config: Config, shape: Qwen2Config) -> Adapter:
         )
 
     adapter = jax.eval_shape(new, jax.random.key(0))
-    saved = read_manifest(path)["arrays"]
     for key, wanted in describe(adapter.weights).items():
-        found = saved.get(f".adapter_weights{key}")
+        found = checkpoint.arrays.get(f".adapter_weights{key}")
         if found != wanted:
             raise UserError(
-                f"{path}: {key} is {found or 'missing'} but this base model needs {wanted}: "
+                f"{checkpoint.path}: {key} is {found or 'missing'} but this base model needs {wanted}: "
                 "give the base that was trained, with --base"
             )
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -97,7 +91,7 @@ def _restore(path: Path, config: Config, shape: Qwen2Config) -> Adapter:
     }
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(
-            path.absolute(),
+            checkpoint.path.absolute(),
             args=ocp.args.PyTreeRestore(
                 item=target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),

@@ -29,11 +29,13 @@ from typing import Any, Self
 import numpy as np
 
 from aflow_jax.assembly import load_problem_sets, workflow_limits
+from aflow_jax.clients import Clients
+from aflow_jax.collector import RolloutCollector
 from aflow_jax.config import Config, load_config
-from aflow_jax.llm import LLMClient, start_simulator
+from aflow_jax.llm import Budget, LLMClient, start_simulator
 from aflow_jax.problems import BatchSchedule
 from aflow_jax.rewards import Grader, Judge
-from aflow_jax.rollout import Rollout, RolloutCollector
+from aflow_jax.rollout import Rollout
 from aflow_jax.sampling import Completion, Request, SamplingParams
 from aflow_jax.train import TRAINING
 from aflow_jax.train import main as train
@@ -165,6 +167,7 @@ async def replay(config: Config, records: dict[int, list[dict[str, Any]]]) -> li
         for step, recorded in records.items():
             collector = RolloutCollector(
                 driver=Recorded([record["text"] for record in recorded], config.num_return_sequences_in_group),
+                clients=Clients(client, client, Budget()),
                 executor=Executor(client, operators=config.aflow_operators),
                 grader=Grader(Judge(client), weights=config.reward_weights.model_dump()),
                 operators=tuple(config.aflow_operators),

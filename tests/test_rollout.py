@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from aflow_jax.llm import LLMClient, start_simulator
+from aflow_jax.clients import Clients
+from aflow_jax.collector import RolloutCollector
+from aflow_jax.llm import Budget, LLMClient, start_simulator
 from aflow_jax.problems import Problem, generate_problems, save_problems
 from aflow_jax.rewards import Grader, Judge, workflow_features
-from aflow_jax.rollout import Rollout, RolloutCollector, as_record
+from aflow_jax.rollout import Rollout, as_record
 from aflow_jax.sampling import Completion, SamplingParams
 from aflow_jax.workflow import Executor, Limits, Outcome, answer_text, operator_names, parse
 
@@ -54,6 +56,7 @@ def rollouts(folder, problems: list[Problem], texts: list[str], workflow_format:
         client = LLMClient(simulator.endpoint())
         collector = RolloutCollector(
             driver=Writes(texts),
+            clients=Clients(client, client, Budget()),
             executor=Executor(client),
             grader=Grader(Judge(client)),
             operators=operator_names(),

@@ -194,7 +194,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(config: Path, whole: Path,
 def test_resuming_needs_a_checkpoint_of_the_same_shape(config: Path, whole: Path, tmp_path: Path, capsys) -> None:
     arguments = ("--config", config, f"run_dir={tmp_path}", "--resume")
     assert "holds no checkpoint" in refusal(capsys, *arguments, "latest")
-    assert "not a checkpoint" in refusal(capsys, *arguments, whole / "rollouts")
+    assert "not a usable checkpoint" in refusal(capsys, *arguments, whole / "rollouts")
     checkpoint = whole / "checkpoints" / "step_4"
     message = refusal(capsys, "--config", config, f"run_dir={whole}", "--resume", checkpoint, "lora_rank=8")
     assert "adapter_weights" in message

@@ -117,6 +117,25 @@ class WarmStart(Section):
     learning_rate: float = Field(1e-4, gt=0.0, le=1.0, description="peak learning rate")
 
 
+class RejectionSampling(Section):
+    """Supervised learning on the policy's own best workflows, after the warm start and before GRPO."""
+
+    rounds: int = Field(1, ge=1, description="how often workflows are sampled and those that were right are learnt")
+    problems: int = Field(64, ge=1, description="training problems sampled for in a round")
+    samples: int = Field(8, ge=1, le=1024, description="workflows sampled for each problem")
+    temperature: float = Field(1.0, gt=0.0, le=5.0, description="sampling temperature")
+    keep: int = Field(1, ge=1, description="right workflows kept of each problem, those of the highest reward")
+    steps: int = Field(50, ge=1, description="optimizer steps a round")
+    batch_size: int = Field(16, ge=1, description="kept workflows a step")
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0, description="peak learning rate")
+
+
+class DynamicSampling(Section):
+    """Further problems in place of those whose workflows are all right or all wrong, and so teach nothing."""
+
+    max_rounds: int = Field(2, ge=1, description="times that further problems are sampled in a step, at most")
+
+
 class Evaluation(Section):
     """How held-out problems are evaluated inside training."""
 

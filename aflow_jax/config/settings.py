@@ -11,8 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from aflow_jax.config.sections import (
     Budget,
     CreateModel,
+    DynamicSampling,
     Evaluation,
     GenerationConfig,
+    RejectionSampling,
     ResponseCache,
     RewardWeights,
     Section,
@@ -47,6 +49,13 @@ class Config(Section):
     num_return_sequences_in_group: int = Field(2, ge=1, le=1024, description="K: workflows sampled for each problem")
     rollout_batch_size: int = Field(5, ge=1, le=65536, description="B: problems a step")
     max_steps: int = Field(500, ge=0, description="GRPO steps")
+    max_hours: float | None = Field(
+        None, gt=0.0, description="hours after which this process stops with a checkpoint; null is unbounded"
+    )
+    async_generation_ratio: Literal[0, 1] = Field(
+        0, description="1: sample the next step while this step's workflows run, one update behind the policy"
+    )
+    dynamic_sampling: DynamicSampling | None = Field(None, description="refill groups that teach nothing")
     ppo_epochs: int = Field(1, ge=1, le=64, description="passes over each batch of rollouts")
     gradient_accumulation_steps: int = Field(
         4, ge=1, description="microbatches that a batch is split into; the gradient is the same"
@@ -165,10 +174,13 @@ class Config(Section):
     simulator: SimulatorSettings | None = Field(None, description="simulate the executor LLM")
 
     warm_start: WarmStart | None = Field(None, description="supervised learning before GRPO")
+    rejection_sampling: RejectionSampling | None = Field(
+        None, description="supervised learning on the policy's own best workflows before GRPO"
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="evaluation inside training")
     eval_every: int = Field(100, ge=0, description="steps between evaluations; 0 is never")
     save_every: int = Field(50, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept")
+    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept, and the best by evaluation besides")
     log_every: int = Field(5, ge=1, description="steps between lines of training.log")
     wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases")
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from aflow_jax.llm.budget import Budget, BudgetExhausted
     from aflow_jax.llm.cache import ResponseCache
     from aflow_jax.llm.client import LLMClient
+    from aflow_jax.llm.counters import Counters
     from aflow_jax.llm.endpoint import Endpoint, load_endpoint
     from aflow_jax.llm.fallback import FallbackClient
     from aflow_jax.llm.local import Generated, PromptRefused
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Budget": "budget",
     "BudgetExhausted": "budget",
+    "Counters": "counters",
     "Endpoint": "endpoint",
     "FallbackClient": "fallback",
     "Generated": "local",
@@ -38,6 +40,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "BudgetExhausted",
+    "Counters",
     "Endpoint",
     "FallbackClient",
     "Generated",

@@ -5,8 +5,9 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,6 @@ class LLMClient:
 
     Attributes:
         endpoint: where the calls go.
-        counters: what they came to since `counters.take()`.
         keeps_time: that every call ends by itself, and that only `latency` of its reply is time well served; the rest,
             be it a queue, a rate limit, a fault or the wait before a retry, is the infrastructure's.
     """
@@ -83,7 +83,8 @@ class LLMClient:
             file = endpoint.path or "the endpoints' file"
             raise UserError(f"budget.usd: the price of {endpoint.name} is not known; give its `price` in {file}")
         self.endpoint = endpoint
-        self.counters = Counters()
+        self._counters = Counters()
+        self._counted_apart: ContextVar[Counters | None] = ContextVar("counted_apart", default=None)
         self._timeout = timeout
         self._deadline = 4 * timeout if deadline is None else deadline
         self._max_retries = max_retries if generate is None else 0
@@ -99,6 +100,24 @@ class LLMClient:
         )
         self._requests = RateLimit(endpoint.requests_per_minute)
         self._tokens = RateLimit(endpoint.tokens_per_minute)
+
+    @property
+    def counters(self) -> Counters:
+        """What the calls came to since the last `take`; inside `counting`, those that are counted apart there."""
+        return self._counted_apart.get() or self._counters
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count apart the calls made inside, tasks started there included, whatever else calls at the same time."""
+        token = self._counted_apart.set(Counters())
+        try:
+            yield
+        finally:
+            self._counted_apart.reset(token)
+
+    def take(self) -> Counters:
+        """Return what the calls came to since the last time."""
+        return self.counters.take()
 
     async def complete(
         self,
@@ -152,7 +171,7 @@ class LLMClient:
 
     def metrics(self, role: str = "executor") -> dict[str, float]:
         """Return what the calls since the last time came to, under the names of metrics.jsonl, `role`/…"""
-        return self.counters.take().metrics(role)
+        return self.take().metrics(role)
 
     async def _complete(self, body: dict[str, Any]) -> Reply:
         digest = self._digest(body)

@@ -1,7 +1,8 @@
 """Several executors in order of preference."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from aflow_jax.llm.client import LLMClient, Message
 from aflow_jax.llm.counters import Counters
@@ -67,6 +68,18 @@ class FallbackClient:
         for client in self._clients:
             await client.aclose()
 
-    def metrics(self, role: str = "executor") -> dict[str, float]:
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count apart the calls made inside; see LLMClient.counting."""
+        with ExitStack() as stack:
+            for client in self._clients:
+                stack.enter_context(client.counting())
+            yield
+
+    def take(self) -> Counters:
         """Return what all clients' calls came to; a call that fell back counts as a fault of the one before."""
-        return Counters.merged([client.counters.take() for client in self._clients]).metrics(role)
+        return Counters.merged([client.take() for client in self._clients])
+
+    def metrics(self, role: str = "executor") -> dict[str, float]:
+        """Return what `take` does, under the names of metrics.jsonl."""
+        return self.take().metrics(role)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from aflow_jax.assembly import learner_settings, warm_start_settings
+from aflow_jax.assembly import learner_settings, supervised_settings
 from aflow_jax.config import Config
 from aflow_jax.grpo import LearnerSettings
 from aflow_jax.grpo.batch import bucket as learner_bucket
@@ -114,9 +114,12 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
     phases["update"] = resident | kept | _update(config, policy, settings, rollouts, moved=moved)
     if "evaluation" in slots:
         phases["evaluation"] = resident | _sampling(config, policy, slots["evaluation"], kept)
-    if config.warm_start:
-        second = warm_start_settings(config)
-        phases["warm start"] = _warm_start(config, policy, resident, second)
+    for name, stage in (("warm start", config.warm_start), ("rejection sampling", config.rejection_sampling)):
+        if stage:
+            second = supervised_settings(config, stage, stage.steps)
+            phases[name] = _supervised(
+                config, policy, resident, second, stage.batch_size, moved=moved and name != "warm start"
+            )
     return MemoryPlan(device=device, phases=phases)
 
 
@@ -158,14 +161,16 @@ def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequ
     return _fuller(running, {"workspace": largest_stack_bytes(policy)}) if moved else running
 
 
-def _warm_start(config: Config, policy: PolicyShape, resident: Terms, settings: LearnerSettings) -> Terms:
-    """A second learner beside the first, which has not begun; its objective takes no more than the policy's."""
+def _supervised(
+    config: Config, policy: PolicyShape, resident: Terms, settings: LearnerSettings, sequences: int, *, moved: bool
+) -> Terms:
+    """A learner that ends as the next begins, both for a moment; its objective takes no more than the policy's."""
     second = _resident(policy, settings)
     doubled = {
         "adapter": resident["adapter"] + tree_bytes(policy.adapter.weights),
         "optimizer": resident["optimizer"] + second["optimizer"],
     }
-    return resident | doubled | _update(config, policy, settings, config.warm_start.batch_size, moved=False)
+    return resident | doubled | _update(config, policy, settings, sequences, moved=moved)
 
 
 def _fuller(one: Terms, other: Terms) -> Terms:

@@ -56,13 +56,17 @@ def load_problems(path: str | Path, sources: Sources | None = None) -> list[Prob
 
 def save_problems(path: str | Path, problems: Iterable[Problem]) -> None:
     """Write problems as JSONL that `load_problems` reads back to equal ones (the domain follows from the source)."""
-    names = [field.name for field in fields(Problem) if field.name != "domain"]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for problem in problems:
-            row = {name: getattr(problem, name) for name in names if getattr(problem, name)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(problem_as_row(problem), ensure_ascii=False) + "\n")
+
+
+def problem_as_row(problem: Problem) -> dict:
+    """Return a problem as `problem_from_row` reads it back; the domain follows from the source."""
+    names = [field.name for field in fields(Problem) if field.name != "domain"]
+    return {name: getattr(problem, name) for name in names if getattr(problem, name)}
 
 
 def read_rows(path: str | Path) -> list[tuple[int, dict]]:

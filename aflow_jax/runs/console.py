@@ -19,12 +19,19 @@ _SHOWN = {
 }
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose write errors are raised rather than shown: a full disk stops the run with one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class RunConsole:
     """The run's voice: `say` for lines, `progress` for a live bar over a stage."""
 
     def __init__(self, log: Path) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._file = logging.FileHandler(log, encoding="utf-8")
+        self._file = _LogFile(log, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         screen: logging.Handler
         if self.console.is_terminal:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from aflow_jax.errors import UserError
 
+_LOCK = "run.lock"
 _MARKS = ("metrics.jsonl", "checkpoints")
 
 
@@ -17,6 +18,7 @@ class RunFolder:
 
     Attributes:
         path: the folder; it holds config.yaml, training.log, metrics.jsonl, rollouts/, checkpoints/.
+        was_used: whether a trainer had it before.
     """
 
     def __init__(self, path: Path, *, resuming: bool) -> None:
@@ -26,6 +28,7 @@ class RunFolder:
             UserError: it holds another run, another trainer is writing in it, or it cannot be written.
         """
         self.path = path
+        self.was_used = (path / _LOCK).exists()
         if not resuming and holds_run(path):
             raise UserError(
                 f"run_dir {path}: the folder already holds a run: go on with it by `--resume latest`, "
@@ -80,7 +83,7 @@ def write_atomically(path: Path, text: str) -> None:
 def _claim(path: Path) -> TextIO:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / "run.lock").open("a+", encoding="utf-8")
+        lock = (path / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"run_dir {path}: cannot be written ({error.strerror}): choose another with run_dir=…"
