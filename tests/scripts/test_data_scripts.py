@@ -1,5 +1,6 @@
 """scripts/download_datasets.py and scripts/prepare_data.py, from published rows to files that training reads."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,24 @@ def test_what_is_downloaded_is_kept_with_a_receipt_and_not_loaded_again(tmp_path
     assert json.loads(path.with_suffix(".json").read_text())["revision"] == source.hub.revision
     path.write_text(path.read_text().replace("is", "was", 1))
     assert download_datasets.download(source, "train", tmp_path, load) == "91 rows"
+
+
+def test_rows_come_as_datasets_gives_them_with_what_a_mirror_lacks_named(tmp_path: Path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    repository = tmp_path / "hub"
+    (repository / "distractor").mkdir(parents=True)
+    datasets.Dataset.from_list([ROWS["hotpotqa"]]).to_parquet(repository / "distractor" / "train.parquet")
+    (repository / "README.md").write_text(
+        "---\nconfigs:\n- config_name: distractor\n  data_files: [{split: train, path: distractor/*}]\n---\n"
+    )
+    source = default_sources()["hotpotqa"]
+    local = dataclasses.replace(source, hub=dataclasses.replace(source.hub, repository=str(repository)))
+    load = download_datasets.load_from_hub
+    assert download_datasets.download(local, "train", tmp_path / "raw", load) == "1 rows"
+    assert json.loads((tmp_path / "raw" / "hotpotqa" / "train.jsonl").read_text()) == ROWS["hotpotqa"]
+    with pytest.raises(UserError, match="validation\\) cannot be downloaded: Unknown split"):
+        download_datasets.download(local, "validation", tmp_path / "raw", load)
 
 
 def test_a_hub_that_is_out_of_reach_is_one_line(tmp_path: Path, monkeypatch, capsys):
