@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aflow_jax.clients import ClientSet
+from aflow_jax.clients import ClientSet, spending
 from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.llm import FallbackClient, start_simulator
@@ -136,7 +136,7 @@ def test_the_next_executor_answers_while_the_first_is_down(problems_file, tmp_pa
                 assert isinstance(clients.executor, FallbackClient) and clients.judge is clients.executor
                 first.stop()
                 assert (await clients.executor.complete(ASK)).text
-                metrics = clients.metrics()
+                metrics = spending([clients.take()])
                 assert (metrics["executor/calls"], metrics["executor/faults"]) == (1, 1)
                 assert "executor/usd" not in metrics
             assert sum("price unknown" in line for line in said) == 2
@@ -157,7 +157,7 @@ def test_a_judge_of_its_own_is_counted_apart_and_shares_the_budget(problems_file
                 clients = clients_of.complete(None)
                 await clients.executor.complete(ASK)
                 await clients.judge.complete(ASK, seed=1)
-                metrics = clients.metrics()
+                metrics = spending([clients.take()])
                 assert (metrics["executor/calls"], metrics["judge/calls"]) == (1, 1)
                 assert clients.budget.spent_calls == 4  # each was also asked once at the start
 
