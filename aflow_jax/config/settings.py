@@ -183,6 +183,7 @@ class Config(Section):
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept, and the best by evaluation besides")
     log_every: int = Field(5, ge=1, description="steps between lines of training.log")
     wandb: WandbSettings = Field(default_factory=WandbSettings, description="Weights & Biases")
+    tensorboard: bool = Field(False, description="whether metrics also go to <run_dir>/tensorboard, for TensorBoard")
 
     @field_validator("lora_target_modules")
     @classmethod

@@ -5,18 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-_SHOWN = {
-    "loss": "loss {:.3f}",
-    "reward": "reward {:.3f}",
-    "accuracy": "accuracy {:.0%}",
-    "workflow/parse_rate": "parsed {:.0%}",
-    "step_time": "{:.1f} s/step",
-}
+from aflow_jax.runs.shown import figures, rows
 
 
 class _LogFile(logging.FileHandler):
@@ -29,12 +24,13 @@ class _LogFile(logging.FileHandler):
 class RunConsole:
     """The run's voice: `say` for lines, `progress` for a live bar over a stage."""
 
-    def __init__(self, log: Path) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, log: Path, *, console: Console | None = None) -> None:
+        """Write to the log and the screen; `console` is stderr where it is None."""
+        self.console = console or Console(stderr=True, highlight=False)
         self._file = _LogFile(log, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         screen: logging.Handler
-        if self.console.is_terminal:
+        if self.is_live:
             screen = RichHandler(console=self.console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
         else:
             screen = logging.StreamHandler()
@@ -43,6 +39,11 @@ class RunConsole:
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
         self._logger.handlers = [self._file, screen]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the screen is a terminal that can be drawn over."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, message: str) -> None:
         """Write one line to the screen and to training.log."""
@@ -71,34 +72,37 @@ class RunConsole:
 
 
 class StageProgress:
-    """A stage under way: a live bar in a terminal; where there is none, the training loop's log lines speak."""
+    """A stage under way: a live bar with its figures; where there is no terminal, the loop's log lines speak."""
 
     def __init__(self, console: RunConsole, stage: str, total: int, completed: int) -> None:
-        self._progress = Progress(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
             console=console.console,
-            disable=not console.console.is_terminal,
         )
-        self._task = self._progress.add_task(stage, total=total, completed=completed, figures="")
+        self._task = self._bar.add_task(stage, total=total, completed=completed, figures="")
+        self._live = Live(self._bar, console=console.console, refresh_per_second=4) if console.is_live else None
+        self._spent_usd = 0.0
 
     def __enter__(self) -> StageProgress:
-        self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        if self._live:
+            self._live.stop()
 
     def advance(self, metrics: dict[str, float] | None = None) -> None:
-        """Count one more, and show the figures of it."""
-        self._progress.update(self._task, advance=1, figures=figures(metrics or {}))
-
-
-def figures(metrics: dict[str, float]) -> str:
-    """Return the figures that a user follows, in one line."""
-    return " · ".join(template.format(metrics[name]) for name, template in _SHOWN.items() if name in metrics)
+        """Count one more, and show the figures of it: below the bar those of a step, else beside it."""
+        metrics = metrics or {}
+        self._spent_usd += metrics.get("executor/usd") or 0.0
+        is_step = "step_time" in metrics
+        self._bar.update(self._task, advance=1, figures="" if is_step else figures(metrics))
+        if self._live and is_step:
+            self._live.update(Group(self._bar, rows(metrics, self._spent_usd)))

@@ -1,4 +1,4 @@
-"""metrics.jsonl, and Weights & Biases beside it."""
+"""metrics.jsonl, and TensorBoard and Weights & Biases beside it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,26 @@ def peak_memory_gb() -> float:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class TensorBoardLog:
+    """Event files for TensorBoard, each metric a scalar under its own name."""
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        """Open the folder for `first_step` and on; TensorBoard drops what an interrupted run wrote of those steps."""
+        from tensorboardX import SummaryWriter  # protobuf takes its time: only where it is used
+
+        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of a step, so that a reader sees them at once."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.close()
 
 
 class WandbLog:

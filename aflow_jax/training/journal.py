@@ -1,11 +1,23 @@
-"""Where a run's figures go: metrics.jsonl, W&B, lines of the log, alarms, and the summary at the end."""
+"""Where a run's figures go: metrics.jsonl, W&B, TensorBoard, log lines, alarms, the page and the summary."""
 
 from __future__ import annotations
 
 from collections import deque
 
 from aflow_jax.config import Config
-from aflow_jax.runs import HISTORY, MetricsFile, RunConsole, RunFolder, WandbLog, alarms, figures
+from aflow_jax.errors import UserError
+from aflow_jax.runs import (
+    HISTORY,
+    MetricsFile,
+    RunConsole,
+    RunFolder,
+    TensorBoardLog,
+    WandbLog,
+    alarms,
+    duration,
+    figures,
+)
+from aflow_jax.runs.page import save_page
 
 
 class Journal:
@@ -15,7 +27,9 @@ class Journal:
         """Open the files for `first_step` and on; what they hold of these steps is dropped."""
         self._config, self._folder, self._console = config, folder, console
         self._metrics = MetricsFile(folder.metrics, first_step=first_step)
-        self._wandb = _open_wandb(config, folder)
+        self._elsewhere = [
+            log for log in (_open_wandb(config, folder), _open_tensorboard(config, folder, first_step)) if log
+        ]
         self._recent: deque[dict[str, float]] = deque(maxlen=HISTORY)
         self._evaluations: dict[int, dict[str, float]] = {}
 
@@ -23,14 +37,17 @@ class Journal:
         """Write the metrics of a step; 0 is what was before the first."""
         config = self._config
         self._metrics.write(step, metrics)
-        if self._wandb:
-            self._wandb.write(step, metrics)
-        if step and (step % config.log_every == 0 or step in (1, config.max_steps)):
-            self._console.say(f"step {step}/{config.max_steps}: {figures(metrics)}")
-        if step:
-            self._recent.append(metrics)
-            for line in alarms(list(self._recent)):
-                self._console.say(line)
+        for log in self._elsewhere:
+            log.write(step, metrics)
+        if not step:
+            return
+        self._recent.append(metrics)
+        if step % config.log_every == 0 or step in (1, config.max_steps):
+            times = [one["step_time"] for one in self._recent]
+            left = duration((config.max_steps - step) * sum(times) / len(times))
+            self._console.say(f"step {step}/{config.max_steps}: {figures(metrics)} · {left} left")
+        for line in alarms(list(self._recent)):
+            self._console.say(line)
 
     def write_evaluation(self, step: int, metrics: dict[str, float], rollouts: int) -> None:
         """Say how an evaluation went, and keep it for the summary. The step's metrics hold it too, as eval_…"""
@@ -52,12 +69,26 @@ class Journal:
         say(f"done: {step} steps in {seconds:.0f} s")
         say(f"checkpoint: {folder}/checkpoints/step_{step}")
         say(f"figures: {folder}/metrics.jsonl; every rollout: {folder}/rollouts/; log: {folder}/training.log")
+        self._save_page()
         say(f"train on: the same command with --resume latest max_steps={self._config.max_steps * 2}")
 
     def close(self) -> None:
         """Complete what is sent elsewhere."""
-        if self._wandb:
-            self._wandb.close()
+        for log in self._elsewhere:
+            log.close()
+
+    def _save_page(self) -> None:
+        """Write the page of the run; a run is complete without one too."""
+        try:
+            page = save_page(self._folder.path)
+        except UserError as error:
+            self._console.say(f"no page: {error}")
+            return
+        for fault in page.faults:
+            self._console.say(fault)
+        self._console.say(
+            f"page: {page.path}, for any browser; `python -m aflow_jax.report {self._folder.path}` renews it"
+        )
 
 
 def _open_wandb(config: Config, folder: RunFolder) -> WandbLog | None:
@@ -69,3 +100,7 @@ def _open_wandb(config: Config, folder: RunFolder) -> WandbLog | None:
         folder=folder.path,
         config=config.model_dump(mode="json"),
     )
+
+
+def _open_tensorboard(config: Config, folder: RunFolder, first_step: int) -> TensorBoardLog | None:
+    return TensorBoardLog(folder.path / "tensorboard", first_step=first_step) if config.tensorboard else None

@@ -87,7 +87,7 @@ class Browser:
         refused = {failed["requestId"] for failed in of_kind["loadingFailed"] if failed.get("blockedReason") == "csp"}
         sent = [request for request in of_kind["requestWillBeSent"] if request["requestId"] not in refused]
         addresses = [request["request"]["url"] for request in sent]
-        return [address for address in addresses if not address.startswith(("about:", "chrome"))]
+        return [address for address in addresses if not address.startswith(("about:", "chrome", "data:"))]
 
 
 @contextmanager
