@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 
 from aflow_jax.clients import Clients, ClientSet, Say
+from aflow_jax.collector import RolloutCollector
 from aflow_jax.config import Config
 from aflow_jax.config.sections import RejectionSampling, WarmStart
 from aflow_jax.errors import UserError
@@ -135,6 +137,20 @@ async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIt
         )
         grader = Grader(Judge(clients.judge), weights=config.reward_weights.model_dump())
         yield RunParts(policy, driver, clients, executor, grader)
+
+
+def collector_of(config: Config, parts: RunParts) -> RolloutCollector:
+    """Return what makes rollouts of a run's parts."""
+    return RolloutCollector(
+        driver=parts.driver,
+        clients=parts.clients,
+        executor=parts.executor,
+        grader=parts.grader,
+        operators=tuple(config.aflow_operators),
+        limits=workflow_limits(config),
+        workflow_format=config.workflow_format,
+        prompt_tokens=parts.policy.prompt_tokens,
+    )
 
 
 @dataclass(frozen=True)
@@ -299,11 +315,13 @@ def workflow_limits(config: Config) -> Limits:
 
 
 def _create_model(config: Config, problems: ProblemSets) -> None:
+    """Make the model whole or not at all, whenever the process ends."""
     prompts = [message["content"] for problem in problems.train for message in policy_prompt(config, problem)]
     pairs = demonstrations(problems.train, config.aflow_operators, config.seed, config.workflow_format)
+    folder = Path(config.model_source)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     create_checkpoint(
-        config.model_source,
-        texts=prompts + [answer for _, answer in pairs],
-        seed=config.seed,
-        **config.create_model.model_dump(),
+        partial, texts=prompts + [answer for _, answer in pairs], seed=config.seed, **config.create_model.model_dump()
     )
+    partial.rename(folder)

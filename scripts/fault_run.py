@@ -37,8 +37,8 @@ from aflow_jax.problems import BatchSchedule
 from aflow_jax.rewards import Grader, Judge
 from aflow_jax.rollout import Rollout
 from aflow_jax.sampling import Completion, Request, SamplingParams
-from aflow_jax.train import TRAINING
 from aflow_jax.train import main as train
+from aflow_jax.training.loop import TRAINING
 from aflow_jax.workflow import Executor, Outcome
 
 FAULTS = (

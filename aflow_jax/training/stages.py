@@ -7,19 +7,24 @@ round, so that a stage can be resumed at any step.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aflow_jax.assembly import Policy, supervised_settings, workflow_limits
 from aflow_jax.config import Config
-from aflow_jax.grpo import Batch, LearnerSettings
+from aflow_jax.grpo import Batch, Learner, LearnerSettings
 from aflow_jax.problems import Problem
 from aflow_jax.problems.dataset import problem_as_row
 from aflow_jax.rollout import Rollout
+from aflow_jax.runs import Place
 from aflow_jax.runs.folder import write_atomically
+from aflow_jax.training.state import RunState
+from aflow_jax.training.uninterrupted import to_its_end
 from aflow_jax.workflow import demonstrations, load_demonstrations
 
 Pairs = list[tuple[Problem, str]]
@@ -47,9 +52,18 @@ class SupervisedStage:
     seed: str
 
     @property
+    def total(self) -> int:
+        """All steps of the stage."""
+        return self.rounds * self.steps
+
+    @property
     def title(self) -> str:
         """The name as a user reads it."""
         return self.name.replace("_", " ")
+
+    def metrics(self, step: Mapping[str, float]) -> dict[str, float]:
+        """Return what metrics.jsonl tells of a step."""
+        return {f"{self.name}/{name}": step[name] for name in ("loss", "entropy")}
 
     def batches(self, number: int, pairs: Pairs, policy: Policy) -> list[Callable[[], Batch]]:
         """Return what makes each batch of a round, in order; none where there are no pairs."""
@@ -58,6 +72,38 @@ class SupervisedStage:
             return []
         draws = [[order.randrange(len(pairs)) for _ in range(self.batch_size)] for _ in range(self.steps)]
         return [lambda chosen=chosen: _as_batch([pairs[place] for place in chosen], policy) for chosen in draws]
+
+
+def steps_made(stage: SupervisedStage, state: RunState) -> int | None:
+    """Return the steps of a stage that a run has made; None where it is done with the stage."""
+    if state.place is None or state.place < Place(stage.name, 0):
+        return 0
+    return state.place.step if state.place < Place(stage.name, stage.total) else None
+
+
+async def supervised_steps(
+    stage: SupervisedStage, made: int, learner: Learner, policy: Policy, device: asyncio.Lock
+) -> AsyncIterator[tuple[int, dict[str, float]]]:
+    """Make the steps after the first `made`; yield each one's number and metrics. A round without pairs has no steps.
+
+    Args:
+        stage: whose steps.
+        made: steps that the learner's state is after.
+        learner: the stage's.
+        policy: makes prompts.
+        device: held during a step.
+    """
+    batches = None
+    for step in range(made + 1, stage.total + 1):
+        done, at = divmod(step - 1, stage.steps)
+        if at == 0 or batches is None:
+            batches = stage.batches(done + 1, await stage.pairs(done + 1, at > 0), policy)
+        if batches:
+            batch = batches[at]()
+            async with device:
+                update = partial(learner.supervised_update, batch.tokens, batch.lengths, batch.loss_mask)
+                metrics = await to_its_end(update)
+            yield step, metrics
 
 
 def warm_start_stage(config: Config, problems: Sequence[Problem]) -> SupervisedStage:
