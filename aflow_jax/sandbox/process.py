@@ -29,6 +29,8 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # Each arena reserves 64 MiB of address space, which is what a job's memory is counted by.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

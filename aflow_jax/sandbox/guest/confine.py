@@ -21,7 +21,7 @@ from .seccomp import Filter
 
 # Each slot of each zygote has a user of its own, so that limits by user bind and no job can signal another.
 _FIRST_UID, _UIDS_EACH = 0x4000_0000, 256
-_THREADS, _FILES, _FILE_BYTES = 64, 64, 16 << 20
+_THREADS, _FILES, _FILE_BYTES = 128, 64, 16 << 20
 
 
 class Unsafe:

@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 from .confine import BACKENDS, Unsafe
@@ -26,6 +27,8 @@ _COMMON_MODULES = (
     *("bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools"),
     *("heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing"),
 )
+# A thread's stack counts as memory whole: of the usual 8 MiB a job of 512 could not have sixty.
+_STACK_BYTES = 4 << 20
 _CHANNEL, _HIGHEST_DESCRIPTOR = 3, 4096
 _WATCH_SECONDS = 0.05
 _JOBS = {"program": run_program, "solution": serve_solution, "referee": referee}
@@ -40,6 +43,7 @@ def main(control_descriptor: int, settings: dict[str, Any]) -> None:
     except OSError as error:
         control.send(json.dumps({"refused": str(error)}).encode())
         return
+    threading.stack_size(_STACK_BYTES)
     _warm_up(settings["packages"])
     confinement.measure()
     control.send(json.dumps({"first_uid": confinement.first_uid}).encode())
