@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from aflow_jax.errors import UserError
 from aflow_jax.sandbox.guest import landlock, seccomp
+from aflow_jax.sandbox.guest.confine import uids_to_give
 from aflow_jax.sandbox.guest.jail import SCRATCH
 from aflow_jax.sandbox.process import BackendRefused, ZygoteProcess
 from aflow_jax.sandbox.results import SandboxUnavailable
@@ -109,7 +110,7 @@ def missing(backend: str) -> str | None:
         return f"no system call table for {os.uname().machine}"
     if backend in ("bubblewrap", "landlock") and not landlock.version():
         return "the kernel has no Landlock"
-    if backend in ("bubblewrap", "landlock") and landlock.version() < 3 and os.getuid() != 0:
+    if backend in ("bubblewrap", "landlock") and landlock.version() < 3 and not _gives_users():
         return f"jobs without users of their own need Landlock 3, not {landlock.version()}: they could truncate files"
     if backend == "bubblewrap" and shutil.which("bwrap") is None:
         return "bwrap is not installed"
@@ -130,8 +131,12 @@ def _tried(zygote: ZygoteProcess) -> ZygoteProcess:
     return zygote
 
 
+def _gives_users() -> bool:
+    return os.getuid() == 0 and uids_to_give() is not None
+
+
 def _mechanisms(backend: str) -> tuple[str, ...]:
-    user = ("own user for each job",) if os.getuid() == 0 else ()
+    user = ("own user for each job",) if _gives_users() else ()
     match backend:
         case "namespaces":
             walls = ("namespaces (mount, process, network, ipc)", "seccomp", *user, "sized tmpfs")

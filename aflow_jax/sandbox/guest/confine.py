@@ -6,6 +6,7 @@ landlock     Landlock                  own uid, Landlock    own uid if root  rli
 unsafe       everything is reachable   -                    -                rlimits, quota        -
 """
 
+import contextlib
 import mmap
 import os
 import pathlib
@@ -20,7 +21,7 @@ from .scratch import is_over_quota, remove_tree
 from .seccomp import Filter
 
 # Each slot of each zygote has a user of its own, so that limits by user bind and no job can signal another.
-_FIRST_UID, _UIDS_EACH = 0x4000_0000, 256
+_UIDS, _UIDS_OF_CONTAINER, _UIDS_EACH = range(0x4000_0000, 0x7FFF_FF00), range(0x8000, 0xFF00), 256
 _THREADS, _FILES, _FILE_BYTES = 128, 64, 16 << 20
 
 
@@ -37,8 +38,11 @@ class Unsafe:
         self.settings = settings
         self.base_memory = 0
         self.scratch: dict[int, str] = {}
-        self.is_root = os.getuid() == 0
-        self.first_uid = _FIRST_UID + _UIDS_EACH * (os.getpid() & 0x3F_FFFF)
+        uids = uids_to_give() if os.getuid() == 0 else None
+        self.counts_threads = uids is not None
+        # Root of a container that has no other users is, to a job, like any user: it cannot give jobs their own.
+        self.is_root = uids is not None
+        self.first_uid = 0 if uids is None else uids[_UIDS_EACH * os.getpid() % len(uids)]
 
     def measure(self) -> None:
         """Notes the address space of the warm interpreter: a job's limit is on top of it."""
@@ -72,6 +76,16 @@ class Unsafe:
         self._enter(order["scratch"])
         self._limit(order)
 
+    def _count_threads_apart(self) -> None:
+        """Without a user of its own: a user namespace, in which the job's threads are not counted with its owner's.
+
+        Where that is refused the address space bounds the threads, by their stacks.
+        """
+        with contextlib.suppress(OSError):
+            kernel.unshare(kernel.CLONE_NEWUSER)
+            kernel.keep_capabilities()
+            self.counts_threads = True
+
     def _enter(self, scratch: str) -> None:
         os.chdir(scratch)
         os.environ.update(HOME=scratch, TMPDIR=scratch)
@@ -88,7 +102,7 @@ class Unsafe:
             resource.RLIMIT_MEMLOCK: 0,
             resource.RLIMIT_MSGQUEUE: 0,
         }
-        if self.is_root:  # counted by user: a job without a user of its own would pay for its owner's processes
+        if self.counts_threads:
             limits[resource.RLIMIT_NPROC] = _THREADS
         for limit, value in limits.items():
             resource.setrlimit(limit, (value, value))
@@ -115,6 +129,8 @@ class Landlocked(Unsafe):
             uid = self.first_uid + order["slot"]
             os.chown(order["scratch"], uid, uid)
             _change_user(uid, *self.capabilities)
+        else:
+            self._count_threads_apart()
         self._enter(order["scratch"])
         self._limit(order)
         _settle()
@@ -154,10 +170,21 @@ class Namespaced(Unsafe):
         else:
             mount_scratch(os.getuid(), os.getgid())
             kernel.keep_capabilities()
+            self._count_threads_apart()
         self._enter(SCRATCH)
         self._limit(order)
         _settle()
         self.filter.put_on()
+
+
+def uids_to_give() -> range | None:
+    """Users that root may give to jobs: far from those of people, or high among those of its container."""
+    with open("/proc/self/uid_map") as file:
+        shown = [(int(first), int(count)) for first, _, count in map(str.split, file)]
+    for uids in (_UIDS, _UIDS_OF_CONTAINER):
+        if any(first <= uids.start and uids.stop <= first + count for first, count in shown):
+            return uids
+    return None
 
 
 def _change_user(uid: int, *capabilities: int) -> None:
