@@ -23,7 +23,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aflow_jax.train",
         description="Train a Qwen2.5 policy to write agent workflows, with GRPO.",
-        epilog="example: python -m aflow_jax.train --config configs/quickstart.yaml max_steps=10 run_dir=runs/mine",
+        epilog="example: python -m aflow_jax.train --config configs/quickstart.yaml max_steps=10 run_dir=runs/mine. "
+        "Ends with 0 complete, 2 a mistake to mend, 3 budget or void rollouts, 4 max_hours, 5 numbers not finite, "
+        "6 folder not writable, 130 Ctrl-C, 143 SIGTERM; after 3, 4, 5, 130 and 143 --resume latest goes on.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML settings, or a preset such as quickstart")
     parser.add_argument("--resume", metavar="PATH|latest", help="go on from a checkpoints/step_N folder, or the newest")

@@ -62,8 +62,12 @@ def killing(place: str, call: int) -> None:
     setattr(owner, last, wrapper)
 
 
-def live(arguments: list[str], log: Path, moment: tuple[str, int] | None, seconds: float | None) -> int | None:
+def live(
+    arguments: list[str], folder: Path, log: Path, moment: tuple[str, int] | None, seconds: float | None
+) -> int | None:
     """Run the trainer in a fork of this process; return its exit code, None where it was killed.
+
+    `seconds` count from when the model is loaded.
 
     JAX is imported and has not touched a device yet, which is what makes forking sound and each life cheap.
     """
@@ -75,14 +79,16 @@ def live(arguments: list[str], log: Path, moment: tuple[str, int] | None, second
         if moment:
             killing(MOMENTS[moment[0]], moment[1])
         os._exit(train(arguments))
-    end = None if seconds is None else time.monotonic() + seconds
+    end, loads = None, said(folder, " model: ")
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else None
+        if end is None and seconds is not None and said(folder, " model: ") > loads:
+            end = time.monotonic() + seconds
         if end is not None and time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -103,11 +109,17 @@ def saved(folder: Path) -> Place | None:
     return max(saved_places(folder / "checkpoints"), default=None)
 
 
+def said(folder: Path, word: str) -> int:
+    """Return how many lines of the run's log hold a word."""
+    log = folder / "training.log"
+    return log.read_text().count(word) if log.exists() else 0
+
+
 def resumptions(folder: Path) -> list[str]:
     """Return the checkpoint of each resumption, as the run said it."""
     log = folder / "training.log"
-    said = log.read_text().splitlines() if log.exists() else []
-    return [line.rsplit("/", 1)[-1] for line in said if " resumed: " in line]
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.rsplit("/", 1)[-1] for line in lines if " resumed: " in line]
 
 
 def arrays(folder: Path) -> list[np.ndarray]:
@@ -121,7 +133,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/kill_test"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--longest", type=float, default=20.0, help="seconds that a life killed at random lasts at most"
+        "--longest",
+        type=float,
+        default=8.0,
+        help="seconds after loading the model that a life killed at random lasts, at most",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings beside kill_test.yaml's")
     return parser.parse_intermixed_args()
@@ -134,10 +149,9 @@ def main() -> int:
     whole, killed = chosen.folder / "whole", chosen.folder / "killed"
     base = ["--config", str(CONFIG), *chosen.overrides]
     began = time.monotonic()
-    if live([*base, f"run_dir={whole}"], log, None, None) != 0:
+    if not whole.exists() and live([*base, f"run_dir={whole}"], whole, log, None, None) != 0:
         print(f"the run that nobody kills failed: see {log}")
         return 1
-    length = time.monotonic() - began
     kills, ends, complete, lost = Counter(), 0, False, 0
     while sum(kills.values()) < chosen.kills or not complete:
         if complete:  # all steps are made: another run is killed
@@ -146,13 +160,13 @@ def main() -> int:
             killed = chosen.folder / f"killed_{ends}"
         last = sum(kills.values()) >= chosen.kills
         moment = None if last or draw.random() < 0.5 else (draw.choice(list(MOMENTS)), draw.randrange(1, 5))
-        seconds = None if last or moment else draw.uniform(1.0, min(chosen.longest, length))
+        seconds = None if last or moment else draw.uniform(0.0, chosen.longest)
         expected, before = saved(killed), len(resumptions(killed))
-        code = live(
-            [*base, f"run_dir={killed}", *(["--resume", "latest"] if killed.exists() else [])], log, moment, seconds
-        )
+        resume = ["--resume", "latest"] if killed.exists() else []
+        code = live([*base, f"run_dir={killed}", *resume], killed, log, moment, seconds)
         for place in resumptions(killed)[before:]:
-            assert place == str(expected), f"resumed from {place}, but {expected} was saved"
+            if place != str(expected):
+                sys.exit(f"resumed from {place}, but {expected} was saved")
         what = f"{moment[0]}, call {moment[1]}" if moment else "at random"
         if code is None:
             kills[what.split(",")[0]] += 1
@@ -178,10 +192,15 @@ def main() -> int:
 
 
 def compare(whole: Path, killed: Path) -> None:
-    """Raise AssertionError unless both runs ended with the same figures and the same arrays, bit for bit."""
-    assert untimed(whole) == untimed(killed), f"{killed}/metrics.jsonl differs from {whole}'s"
-    for one, other in zip(arrays(whole), arrays(killed), strict=True):
-        assert one.tobytes() == other.tobytes(), f"an array of {killed} differs"
+    """Exit unless both runs ended with the same figures and the same arrays, bit for bit."""
+    child = os.fork()  # what reads arrays starts JAX's threads, which a process that forks must not have
+    if child == 0:
+        same = untimed(whole) == untimed(killed) and all(
+            one.tobytes() == other.tobytes() for one, other in zip(arrays(whole), arrays(killed), strict=True)
+        )
+        os._exit(0 if same else 1)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{killed} did not end as {whole} did: compare their metrics.jsonl and newest checkpoints")
 
 
 if __name__ == "__main__":
