@@ -22,7 +22,7 @@ from aflow_jax.rollout import Rollout
 from aflow_jax.rollout_metrics import rollout_metrics
 from aflow_jax.runs import Checkpoint, Checkpoints, Place, RunConsole, RunFolder, figures, peak_memory_gb
 from aflow_jax.sampling import Completion
-from aflow_jax.training.credit import as_batch, rollout_advantages
+from aflow_jax.training.credit import as_batch, assign_credit
 from aflow_jax.training.journal import Journal
 from aflow_jax.training.pipeline import Pipeline
 from aflow_jax.training.records import record_rollouts
@@ -144,7 +144,7 @@ class Trainer:
         collected = await self.pipeline.rollouts(step)
         batch = await self._refilled(step, collected)
         rollouts = batch.chosen + batch.left
-        advantages = await rollout_advantages(batch.chosen, config, self.console.say)
+        credit = await assign_credit(batch.chosen, config, self.console.say)
 
         await self.pipeline.settle(step)
         async with self.collector.device:
@@ -152,7 +152,7 @@ class Trainer:
             update = await to_its_end(
                 partial(
                     self.learner.update,
-                    as_batch(batch.chosen, advantages),
+                    as_batch(batch.chosen, credit.advantages),
                     temperature,
                     off_policy=self.pipeline.is_off_policy(step),
                 )
@@ -162,12 +162,13 @@ class Trainer:
         state.place = Place("step", step)
         state.num_tokens += sum(len(r.completion.prompt_tokens) + len(r.completion.tokens) for r in rollouts)
 
-        shares = [*advantages, *[0.0] * len(batch.left)]
+        shares = [*credit.advantages, *[0.0] * len(batch.left)]
         record_rollouts(self.folder, f"step_{step:06d}", rollouts, self.policy, shares)
         spent = spending(part.spent for part in (collected, *batch.further))
         metrics = rollout_metrics(collected.rollouts, config.num_return_sequences_in_group) | update | spent
         metrics |= {"temperature": temperature, "num_tokens": state.num_tokens, "memory/peak_gb": peak_memory_gb()}
-        state.unwritten = metrics | batch.metrics | times | {"step_time": time.perf_counter() - started}
+        metrics |= credit.metrics | batch.metrics | times
+        state.unwritten = metrics | {"step_time": time.perf_counter() - started}
         metrics = await self._complete()
         if step % config.save_every == 0 or state.best_place == state.place:
             self.save()
