@@ -25,6 +25,7 @@ ROLLOUTS = 48
 METHODS = {
     "plain GRPO": ("wa_grpo.alpha=0.0",),
     "WA-GRPO": ("wa_grpo.alpha=0.12",),
+    "dynamic sampling": ("wa_grpo.alpha=0.0", "dynamic_sampling.max_rounds=2"),
 }
 ARMS = {
     f"{method}, K = {size}": (
