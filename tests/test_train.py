@@ -16,8 +16,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from aflow_jax.export import main as export
+from aflow_jax.runs import read_rollouts
 from aflow_jax.train import main
 from aflow_jax.trained import load_trained_adapter
+from aflow_jax.workflow import Outcome
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 4
@@ -121,6 +123,51 @@ def test_every_step_has_the_documented_metrics(whole: Path) -> None:
         assert line["void_ratio"] == 0
         # Dropout is on in training and off in sampling, and still both see the same probabilities.
         assert line["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_run_writes_a_figure_of_every_kind_and_evaluations_beside(whole: Path) -> None:
+    lines = metrics_of(whole)
+    names = {name for line in lines[1:] for name, value in line.items() if value is not None}
+    components = ("correctness", "efficiency", "simplicity", "format", "repetition")
+    kinds = [
+        *(f"rewards/{component}/mean" for component in components),
+        *(f"accuracy/{domain}" for domain in ("math", "code", "qa")),
+        *(f"accuracy/synthetic_{domain}" for domain in ("math", "code", "qa")),
+        *(f"outcome/{outcome}" for outcome in Outcome),
+        *(f"executor/{name}" for name in ("usd", "latency_p50", "latency_p95", "cache_hit_ratio")),
+        "workflow/unique_ratio",
+    ]
+    assert [name for name in kinds if name not in names] == []
+    assert any(name.startswith("workflow/operators/") for name in names)
+    evaluated = {name.removeprefix("eval_") for name in lines[-1] if name.startswith("eval_")}
+    assert {"reward", "accuracy", "accuracy/math", "workflow/parse_rate", "executor/calls"} <= evaluated
+
+
+def test_a_rollouts_record_holds_all_of_it(whole: Path) -> None:
+    records = [record for path in (whole / "rollouts").iterdir() for record in read_rollouts(path)]
+    fields = ("prompt", "text", "workflow", "graph", "outcome", "trace", "usage", "components", "reward", "advantage")
+    assert all(field in record for record in records for field in fields)
+    for record in records:
+        assert record["question"] in record["prompt"]
+        assert record["prompt"].startswith("<|im_start|>system\n")
+    assert any(record["advantage"] for record in records)
+    call = next(call for record in records for call in record["trace"])
+    assert {"inputs", "outputs", "prompt_tokens", "completion_tokens", "usd", "latency", "place"} <= call.keys()
+
+
+def test_a_run_ends_with_its_page(whole: Path) -> None:
+    assert f"page: {whole}/report.html" in (whole / "training.log").read_text()
+    assert (whole / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_run_is_complete_without_its_page(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    arguments = ["--config", str(config), f"run_dir={tmp_path}", "max_steps=0", "warm_start=null", "eval_every=0"]
+    assert main(arguments) == 0
+    assert (
+        "no page: the page draws with plotly, which is not installed: pip install plotly"
+        in (tmp_path / "training.log").read_text()
+    )
 
 
 def test_alarms_of_the_runs_health_are_said(config: Path, whole: Path, tmp_path: Path) -> None:

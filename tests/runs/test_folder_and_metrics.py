@@ -1,13 +1,15 @@
-"""The run folder, metrics.jsonl, rollouts and W&B."""
+"""The run folder, metrics.jsonl, rollouts, TensorBoard and W&B."""
 
 import json
 import math
+import struct
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from aflow_jax.errors import UserError
-from aflow_jax.runs import MetricsFile, RunFolder, WandbLog, read_rollouts, write_rollouts
+from aflow_jax.runs import MetricsFile, RunFolder, TensorBoardLog, WandbLog, read_rollouts, write_rollouts
 
 
 def test_a_folder_that_holds_a_run_is_taken_again_only_to_resume(tmp_path: Path) -> None:
@@ -53,6 +55,25 @@ def test_rollouts_are_read_back_as_written(tmp_path: Path) -> None:
     rows = [{"text": "<workflow>Custom</workflow> ∑", "reward": 0.5}, {"text": "", "reward": 0.0}]
     assert read_rollouts(write_rollouts(tmp_path, "step_000001", rows)) == rows
     assert [file.name for file in tmp_path.iterdir()] == ["step_000001.jsonl.gz"]
+
+
+def test_tensorboard_gets_every_metric_under_its_name(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path, first_step=0)
+    log.write(1, {"reward": 0.5, "accuracy/math": 0.25})
+    log.close()
+    (path,) = tmp_path.iterdir()
+    values = {(event.step, value.tag): value.simple_value for event in events(path) for value in event.summary.value}
+    assert values == {(1, "reward"): 0.5, (1, "accuracy/math"): 0.25}
+
+
+def events(path: Path) -> list[Event]:
+    """Return the events of a file: each is its length, a checksum, the event and a checksum of it."""
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
 
 
 def test_wandb_records_offline_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,70 @@
+"""How long the page of a long run takes: python scripts/bench_report.py [--run RUN] [--steps 500] [--rollouts 64]
+
+Makes a run folder of that size, or takes RUN where it is one, writes its page, and opens it in a headless Chromium
+(with chromedriver, and the packages of the extra `test`). Says the seconds from the start of the navigation to the
+list of rollouts and to the charts, of a search over all rollouts, and to an opened rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "runs"))
+
+from chromium import MISSING, Browser, chromium
+from example_run import make_run
+
+from aflow_jax.runs.page import save_page
+
+_PROBLEMS = 8
+_SEARCH = """const began = performance.now();
+const field = document.getElementById("filters").elements.text;
+field.value = "revise";
+field.dispatchEvent(new Event("input", {bubbles: true}));
+return (performance.now() - began) / 1000;"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time the page of a long run in a headless Chromium.")
+    parser.add_argument("--run", type=Path, help="a run folder; made where there is none")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--rollouts", type=int, default=64, help="a step")
+    parser.add_argument("--characters", type=int, default=300, help="of each text")
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    if MISSING:
+        sys.exit(MISSING)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = options.run or Path(scratch) / "run"
+        if not run.exists():
+            group = options.rollouts // _PROBLEMS
+            make_run(run, steps=options.steps, problems=_PROBLEMS, group=group, characters=options.characters)
+        began = time.perf_counter()
+        page = save_page(run).path
+        written = time.perf_counter() - began
+        print(f"{page}: {page.stat().st_size / 1e6:.0f} MB, written in {written:.1f} s", flush=True)
+        for repetition in range(options.repetitions):
+            with chromium(Path(scratch) / f"profile{repetition}") as browser:
+                seconds = measured(browser, page)
+            print(" · ".join(f"{name} {value:.2f} s" for name, value in seconds.items()), flush=True)
+
+
+def measured(browser: Browser, page: Path) -> dict[str, float]:
+    """Return the seconds that each thing took, in a browser that has not seen the page."""
+    browser.open(page.as_uri(), charts=True)
+    started = "return performance.getEntriesByName(arguments[0])[0].startTime"
+    seconds = {state: browser.ask(started, state) / 1000 for state in ("list", "charts")}
+    seconds["search"] = browser.ask(_SEARCH)
+    began = time.perf_counter()
+    browser.ask("document.querySelector('#list .row').click()")
+    browser.wait(lambda: browser.ask("return document.getElementById('detail').open"))
+    return seconds | {"a rollout opened": time.perf_counter() - began}
+
+
+if __name__ == "__main__":
+    main()
