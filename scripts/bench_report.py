@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "runs"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from chromium import MISSING, Browser, chromium
 from example_run import make_run

@@ -1,14 +1,11 @@
 """The command that writes a run's page: what it says, and what it refuses."""
 
 import socket
-import sys
 from pathlib import Path
 
-from aflow_jax.report import main
-
-sys.path.insert(0, str(Path(__file__).parent / "runs"))
-
 from example_run import make_run
+
+from aflow_jax.report import main
 
 
 def test_the_page_lies_in_the_run_folder_or_where_it_is_asked_for(tmp_path: Path, capsys) -> None:

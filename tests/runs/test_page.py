@@ -3,15 +3,18 @@
 import gzip
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from example_run import HOSTILE, make_run
 from starlette.testclient import TestClient
 
+import aflow_jax.runs.page
 from aflow_jax.errors import UserError
 from aflow_jax.runs import read_rollouts
 from aflow_jax.runs.page import RunContents, live_app, save_page
+from aflow_jax.runs.page.document import SCRIPTS
 from aflow_jax.runs.page.index import shape_of
 
 
@@ -71,14 +74,14 @@ def test_no_text_of_a_model_stands_in_the_document(run: Path, tmp_path: Path) ->
 
 
 def test_no_script_of_the_page_makes_markup_of_text() -> None:
-    for path in Path("aflow_jax/runs/page/assets").resolve().glob("*.js"):
-        assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", path.read_text()
-        )
+    scripts = list((Path(aflow_jax.runs.page.__file__).parent / "assets").glob("*.js"))
+    assert len(scripts) == len(SCRIPTS)
+    forbidden = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function")
+    assert [path.name for path in scripts if forbidden.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_a_page_without_plotly_is_refused_in_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(UserError, match="not installed: pip install plotly"):
         save_page(run)
 
