@@ -27,6 +27,7 @@ from aflow_jax.collector import Collection, RolloutCollector
 from aflow_jax.llm import Budget, LLMClient, start_simulator
 from aflow_jax.problems import Problem, generate_problems, save_problems
 from aflow_jax.rewards import Grader, Judge
+from aflow_jax.rollout import Rollout
 from aflow_jax.sampling import Completion, Request, SamplingParams
 from aflow_jax.training.pipeline import Pipeline
 from aflow_jax.workflow import Executor, Limits, operator_names
@@ -75,17 +76,16 @@ class Writing:
             )  # fmt: skip
 
 
-@dataclass
-class Timed:
-    """An executor that notes how long each workflow ran: the longest of a step is its critical path."""
+@dataclass(frozen=True, kw_only=True)
+class TimedCollector(RolloutCollector):
+    """Notes how long each rollout took from its text to its grade: the longest of a step is its critical path."""
 
-    executor: Executor
     seconds: dict[int, list[float]] = field(default_factory=dict)
 
-    async def run(self, workflow, problem, *, seed):
+    async def _run(self, problem: Problem, completion: Completion, seed: tuple[int, ...]) -> Rollout:
         began = time.monotonic()
         try:
-            return await self.executor.run(workflow, problem, seed=seed)
+            return await super()._run(problem, completion, seed)
         finally:
             self.seconds.setdefault(seed[0], []).append(time.monotonic() - began)
 
@@ -94,14 +94,11 @@ async def steps(
     arguments, problems: list[Problem], client: LLMClient, k: int, b: int, *, ahead: bool
 ) -> dict[str, float]:
     """Make the steps of one row; return its means in seconds a step, the first left out."""
-    executor, draw = (
-        Timed(Executor(client, operators=operator_names(), max_calls_in_flight=10**6)),
-        random.Random(k * b),
-    )
-    collector = RolloutCollector(
+    draw = random.Random(k * b)
+    collector = TimedCollector(
         driver=Clock(arguments.sample, draw),
         clients=Clients(client, client, Budget()),
-        executor=executor,
+        executor=Executor(client, operators=operator_names(), max_calls_in_flight=10**6),
         grader=Grader(Judge(client)),
         operators=operator_names(),
         limits=Limits(),
@@ -124,7 +121,7 @@ async def steps(
         pipeline.drop(step)
         ends.append(time.monotonic())
     device = arguments.sample + arguments.update
-    paths = [max(executor.seconds.get(step, [0.0])) for step in range(2, arguments.steps + 1)]
+    paths = [max(collector.seconds.get(step, [0.0])) for step in range(2, arguments.steps + 1)]
     return {
         "step": (ends[-1] - ends[1]) / (arguments.steps - 1),
         "path": statistics.mean(paths),
@@ -138,7 +135,7 @@ async def table(arguments, simulator, problems: list[Problem]) -> list[str]:
     runs = [steps(arguments, problems, client, k, b, ahead=ahead) for k, b, ahead in rows]
     found = dict(zip(rows, await asyncio.gather(*runs), strict=True))
     await client.aclose()
-    lines = ["| K | B | plain, s a step | ahead, s a step | longest workflow, s | ahead / bound | plain / ahead |"]
+    lines = ["| K | B | plain, s a step | ahead, s a step | longest rollout, s | ahead / bound | plain / ahead |"]
     lines.append("|---|---|---|---|---|---|---|")
     for k, b in SHAPES:
         plain, ahead = found[k, b, False], found[k, b, True]

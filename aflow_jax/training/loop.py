@@ -84,7 +84,8 @@ class Trainer:
             with self.console.progress("training", config.max_steps, completed=state.step) as progress:
                 while state.step < config.max_steps:
                     progress.advance(await self.train_step(state.step + 1))
-                    self.limit.check()
+                    if state.step < config.max_steps:
+                        self.limit.check()
             self._save_and_wait()
             self.journal.summarise(state.step, time.perf_counter() - started)
             return ExitCode.COMPLETE
@@ -261,7 +262,7 @@ class Trainer:
             self.pipeline.resume(state.step + 1, ahead)
         self.console.say(f"resumed: {start.place.words} from {start.path}")
         now, then = self.config.model_dump(mode="json"), start.details["config"]
-        if changed := [f"{name}={now[name]}" for name in now if now[name] != then.get(name)]:
+        if changed := [f"{name}={now[name]}" for name in now if name != "run_dir" and now[name] != then.get(name)]:
             self.console.say(f"resumed with other settings than it was saved with: {', '.join(changed)}")
 
     def _supervised_stages(self) -> dict[str, SupervisedStage]:
