@@ -19,7 +19,11 @@ from aflow_jax.llm.cache import read_only
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m aflow_jax.llm", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m aflow_jax.llm",
+        description=__doc__,
+        epilog="example: python -m aflow_jax.llm cache runs/training/replies.sqlite --list 10",
+    )
     commands = parser.add_subparsers(required=True)
     cache = commands.add_parser("cache", help="say what a response cache holds")
     cache.add_argument("file", type=Path, help="as in response_cache.path, by default replies.sqlite in a run's folder")
