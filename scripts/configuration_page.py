@@ -22,9 +22,9 @@ _HEAD = """\
 # Settings
 
 Every key of a file of settings, with its default, what it takes and what it means, written from
-[the typed settings](../aflow_jax/config) by `python scripts/configuration_page.py`. A file needs only the keys whose default it changes;
-`key=value` on the command line overrides the file, and dots reach into sections: `wa_grpo.alpha=0`. Secrets are no
-settings: they come from the environment.
+[the typed settings](../aflow_jax/config) by `python scripts/configuration_page.py`. A file needs only the keys whose
+default it changes; `key=value` on the command line overrides the file, and dots reach into sections: `wa_grpo.alpha=0`.
+Secrets are no settings: they come from the environment.
 """
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
