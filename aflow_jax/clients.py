@@ -16,6 +16,7 @@ from aflow_jax.llm import (
     Endpoint,
     FallbackClient,
     LLMClient,
+    Price,
     ResponseCache,
     SimulatorProcess,
     load_endpoint,
@@ -25,6 +26,8 @@ from aflow_jax.llm.local import Generate
 from aflow_jax.problems import Problem, save_problems
 
 Say = Callable[[str], None]
+
+_NOTHING = Price(input=0.0, output=0.0)  # what simulated calls cost
 Client = LLMClient | FallbackClient
 Spent = dict[str, Counters]
 """What calls came to, by role: executor, and judge where that is another client."""
@@ -86,7 +89,9 @@ class ClientSet:
         simulator = self._start_simulator(config.simulator, problems) if config.simulator else None
         order = [*self._executors(), config.judge_model or config.aflow_executor_model]
         for name in dict.fromkeys(order):
-            self._endpoints[name] = simulator.endpoint() if simulator else load_endpoint(config.aflow_config_path, name)
+            self._endpoints[name] = (
+                simulator.endpoint(price=_NOTHING) if simulator else load_endpoint(config.aflow_config_path, name)
+            )
         servers = {name: endpoint for name, endpoint in self._endpoints.items() if endpoint.api_type != "local"}
         cache = self._open_cache() if servers and not simulator and config.response_cache.enabled else None
         for name, endpoint in servers.items():
