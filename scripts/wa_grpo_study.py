@@ -1,6 +1,6 @@
 """Plain GRPO, WA-GRPO and dynamic sampling on the quick start, at K = 2 and K = 8, over several seeds.
 
-    python scripts/wa_grpo_study.py --folder runs/wa_grpo_study --seeds 1 2 3 4 5 --out docs/wa_grpo_study.md
+    python scripts/wa_grpo_study.py --folder runs/wa_grpo_study --seeds 1 2 3 4 5
 
 Every arm samples the same number of rollouts a step. The arms of a seed start from one warm start: the same problems,
 base model, simulator and adapter. Each result is kept in FOLDER/results.json as soon as it is there; the same command
@@ -22,6 +22,7 @@ from aflow_jax.runs import read_rollouts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROLLOUTS = 48
+SIZES = (2, 8)
 METHODS = {
     "plain GRPO": ("wa_grpo.alpha=0.0",),
     "WA-GRPO": ("wa_grpo.alpha=0.12",),
@@ -33,7 +34,7 @@ ARMS = {
         f"num_return_sequences_in_group={size}",
         f"rollout_batch_size={ROLLOUTS // size}",
     )
-    for size in (2, 8)
+    for size in SIZES
     for method, settings in METHODS.items()
 }
 MEASURES = {
@@ -42,6 +43,7 @@ MEASURES = {
     "tied": "groups whose rewards are all equal",
     "same": "groups all right or all wrong",
     "silent": "groups whose advantages are all 0",
+    "decided": "groups that only a tie-break tells apart",
 }
 
 
@@ -52,7 +54,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--report-only", action="store_true", help="train nothing")
-    parser.add_argument("--out", type=Path, help="Markdown file to write; the tables are printed anyway")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every run")
     options = parser.parse_intermixed_args()
     study = Study(options.config, options.folder.resolve(), options.overrides)
@@ -60,10 +61,7 @@ def main() -> None:
         for seed in options.seeds:
             for arm in options.arms:
                 study.train(seed, arm)
-    text = report(study, " ".join(sys.argv[1:]))
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    print(report(study, " ".join(sys.argv[1:])))
 
 
 class Study:
@@ -133,8 +131,7 @@ def _last_evaluation(folder: Path) -> dict[str, float]:
 
 def _breaks_ties(plain: Path) -> bool:
     """Return whether the run met a tied group of different workflows: whether a tie-break could have acted."""
-    tied = [group for group in _groups(plain) if len({rollout["reward"] for rollout in group}) == 1]
-    return any(len({rollout["workflow"] for rollout in group}) > 1 for group in tied)
+    return any(len({rollout["workflow"] for rollout in group}) > 1 for group in _groups(plain) if _is_tied(group))
 
 
 def _groups(folder: Path) -> list[list[dict]]:
@@ -151,10 +148,14 @@ def _groups(folder: Path) -> list[list[dict]]:
 def _signal(folder: Path) -> dict[str, float]:
     """Return how many groups of the training rollouts had something to learn from, and how many rollouts there were."""
     groups = _groups(folder)
+    decided = [group for group in groups if _is_tied(group) and any(rollout["advantage"] for rollout in group)]
     return {
         "tied": _share_of_groups(groups, "reward"),
         "same": _share_of_groups(groups, "correctness"),
         "silent": statistics.fmean(all(rollout["advantage"] == 0 for rollout in group) for group in groups),
+        "decided": len(decided) / len(groups),
+        "tie-break": _mean_size(decided),
+        "others": _mean_size([group for group in groups if not _is_tied(group)]),
         "rollouts": sum(map(len, groups)),
     }
 
@@ -163,46 +164,60 @@ def _file_name(arm: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in arm)
 
 
+def _is_tied(group: list[dict]) -> bool:
+    return len({rollout["reward"] for rollout in group}) == 1
+
+
+def _mean_size(groups: list[list[dict]]) -> float:
+    """Return the mean absolute advantage of the groups' rollouts, 0 where there are none."""
+    return statistics.fmean([abs(rollout["advantage"]) for group in groups for rollout in group] or [0.0])
+
+
 def _share_of_groups(groups: list[list[dict]], name: str) -> float:
     return statistics.fmean(len({rollout[name] for rollout in group}) == 1 for group in groups)
 
 
 def report(study: Study, arguments: str) -> str:
-    """Return the tables as Markdown: only seeds that have every arm, so that all arms are of the same seeds."""
-    arms = [arm for arm in ARMS if any(arm in runs for runs in study.results.values())]
-    seeds = [seed for seed, runs in study.results.items() if all(arm in runs for arm in arms)]
+    """Return the tables as Markdown, one section a group size, each of the seeds that have all the arms made of it."""
+    sections = [line for size in SIZES for line in _section(study, f"K = {size}")]
+    commits = sorted({run["commit"] for runs in study.results.values() for run in runs.values()})
+    made = f"Made by `python scripts/wa_grpo_study.py {arguments}` at commit {', '.join(commits)} on "
+    return "\n".join([*sections, made + machine(("jax", "flax", "optax", "numpy")) + ".", ""])
+
+
+def _section(study: Study, size: str) -> list[str]:
+    arms = [arm for arm in ARMS if arm.endswith(size) and any(arm in runs for runs in study.results.values())]
+    seeds = [seed for seed, runs in study.results.items() if arms and all(arm in runs for arm in arms)]
     runs = [study.results[seed] for seed in seeds]
     if not runs:
-        return "No seed has all its arms yet.\n"
-    commits = sorted({run[arm]["commit"] for run in runs for arm in arms})
-    left = {seed: list(found) for seed, found in study.results.items() if seed not in seeds}
-    warm = [run["warm start"]["accuracy"] for run in runs]
-    lines = [
+        return [f"## {size}", "", "No seed has all its arms yet.", ""]
+    warm, parsed = ([run["warm start"][name] for run in runs] for name in ("accuracy", "parse"))
+    return [
+        f"## {size}",
+        "",
         f"Seeds {', '.join(seeds)}; {runs[0][arms[0]]['steps']} steps of {ROLLOUTS} rollouts. Mean over seeds ± sample "
         "standard deviation.",
         "",
-        "| | " + " | ".join(MEASURES.values()) + " | rollouts sampled |",
-        "|---|" + "---|" * (len(MEASURES) + 1),
-        f"| after the warm start | {_spread(warm)} | {_spread([run['warm start']['parse'] for run in runs])} | | | | |",
+        "| | " + " | ".join(MEASURES.values()) + " | mean size of the advantages: tie-breaks, others | rollouts |",
+        "|---|" + "---|" * (len(MEASURES) + 2),
+        f"| after the warm start | {_spread(warm)} | {_spread(parsed)} | | | | | | |",
         *(_row(arm, [run[arm] for run in runs]) for arm in arms),
         "",
-        "Held-out accuracy of each seed, and the difference to plain GRPO with the same K and seed, in points:",
+        "Held-out accuracy of each seed, and the difference to plain GRPO with the same seed, in points:",
         "",
         "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean difference ± deviation | better, worse |",
         "|---|" + "---|" * (len(seeds) + 2),
         "| after the warm start | " + " | ".join(f"{value:.1%}" for value in warm) + " | | |",
         *(_compared(arm, runs) for arm in arms),
         "",
-        *([f"Incomplete and left out: {left}.", ""] if left else []),
-        f"Made by `python scripts/wa_grpo_study.py {arguments}` at commit {', '.join(commits)} on "
-        f"{machine(('jax', 'flax', 'optax', 'numpy'))}.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _row(arm: str, results: list[dict]) -> str:
     cells = [_spread([result[name] for result in results]) for name in MEASURES]
-    return f"| {arm} | " + " | ".join(cells) + f" | {statistics.fmean(result['rollouts'] for result in results):.0f} |"
+    ties, others = (statistics.fmean(result[name] for result in results) for name in ("tie-break", "others"))
+    cells += [f"{ties:.4f}, {others:.4f}", f"{statistics.fmean(result['rollouts'] for result in results):.0f}"]
+    return f"| {arm} | " + " | ".join(cells) + " |"
 
 
 def _compared(arm: str, runs: list[dict]) -> str:

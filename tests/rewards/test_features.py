@@ -48,6 +48,11 @@ def test_diversity_is_the_mean_distance_to_the_others() -> None:
     assert diversity(graphs[:1], 0) == 0.0
 
 
+def test_of_two_workflows_neither_is_the_more_diverse() -> None:
+    graphs = [parse(text) for text in ("Custom", "[Custom, AnswerGenerate] -> ScEnsemble")]
+    assert diversity(graphs, 0) == diversity(graphs, 1) > 0
+
+
 def test_a_text_that_is_no_workflow_has_no_diversity_and_gives_none() -> None:
     graphs = [parse("Custom"), None, parse("Custom")]
     assert [diversity(graphs, index) for index in range(3)] == [0.0, 0.0, 0.0]
