@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from aflow_jax.clients import Clients, ClientSet, Say
+from aflow_jax.clients import Clients, ClientSet, Say, needs_local_model
 from aflow_jax.collector import RolloutCollector
 from aflow_jax.config import Config
 from aflow_jax.config.sections import RejectionSampling, WarmStart
@@ -68,19 +68,29 @@ async def without_unsound(config: Config, problems: ProblemSets, say: Say) -> Pr
     Raises:
         UserError: the sandbox asked for is not here, or nothing is left to train on.
     """
-    everything = [*problems.train, *problems.test]
-    if config.synthetic_data or not config.check_references or all(problem.test is None for problem in everything):
+    if config.synthetic_data:
         return problems
-    configure_sandbox(config.sandbox)
-    unsound = await unsound_problems(everything, default_cache())
-    if not unsound:
-        return problems
-    say(f"left out, as their own answers fail their tests: {describe(unsound)}")
-    bad = {id(one.problem) for one in unsound}
-    train, test = ([one for one in part if id(one) not in bad] for part in (problems.train, problems.test))
+    sound = {id(problem) for problem in await sound_problems(config, [*problems.train, *problems.test], say)}
+    train, test = ([one for one in part if id(one) in sound] for part in (problems.train, problems.test))
     if not train:
         raise UserError("train_dataset: no problem is left whose own answer passes its tests")
     return ProblemSets(train, test)
+
+
+async def sound_problems(config: Config, problems: Sequence[Problem], say: Say) -> list[Problem]:
+    """Return the problems without those whose own answers fail their tests, and say which these are.
+
+    Raises:
+        UserError: the sandbox asked for is not here.
+    """
+    if not config.check_references or all(problem.test is None for problem in problems):
+        return list(problems)
+    configure_sandbox(config.sandbox)
+    unsound = await unsound_problems(problems, default_cache())
+    if unsound:
+        say(f"left out, as their own answers fail their tests: {describe(unsound)}")
+    bad = {id(one.problem) for one in unsound}
+    return [problem for problem in problems if id(problem) not in bad]
 
 
 def _existing(key: str, path: str) -> Path:
@@ -93,14 +103,20 @@ def _existing(key: str, path: str) -> Path:
 
 
 @dataclass(frozen=True)
-class RunParts:
-    """The policy, what samples it, the executor LLM, and what works with it."""
+class ExecutionParts:
+    """The executor LLM and what works with it: all that running and grading a workflow takes."""
 
-    policy: Policy
-    driver: Driver
     clients: Clients
     executor: Executor
     grader: Grader
+
+
+@dataclass(frozen=True)
+class RunParts(ExecutionParts):
+    """Besides, the policy that writes workflows, and what samples it."""
+
+    policy: Policy
+    driver: Driver
 
 
 @asynccontextmanager
@@ -128,15 +144,46 @@ async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIt
                 "async_generation_ratio: the executor or the judge is this run's own model, which cannot answer while "
                 "it samples: set async_generation_ratio to 0"
             )
-        executor = Executor(
-            clients.executor,
-            operators=config.aflow_operators,
-            timeout=config.execution_timeout,
-            max_calls_in_flight=config.max_concurrent_calls,
-            max_sandboxes_in_flight=config.max_concurrent_sandboxes,
-        )
-        grader = Grader(Judge(clients.judge), weights=config.reward_weights.model_dump())
-        yield RunParts(policy, driver, clients, executor, grader)
+        yield RunParts(**vars(_execution_parts(config, clients)), policy=policy, driver=driver)
+
+
+@asynccontextmanager
+async def open_execution(config: Config, problems: Sequence[Problem], say: Say) -> AsyncIterator[ExecutionParts]:
+    """Do as `open_parts` without a policy; the base model is loaded only where it is the executor or the judge.
+
+    Args:
+        config: the settings.
+        problems: what the simulator is to know, where settings ask for one.
+        say: where lines for the user go.
+
+    Raises:
+        UserError: as `open_parts`.
+    """
+    if needs_local_model(config):
+        async with open_parts(config, ProblemSets(list(problems), []), say) as parts:
+            yield parts
+        return
+    say(f"sandbox: {configure_sandbox(config.sandbox)}")
+    async with AsyncExitStack() as stack:
+        client_set = ClientSet(config, say, stack)
+        await client_set.connect(list(problems))
+        yield _execution_parts(config, client_set.complete(None))
+
+
+def _execution_parts(config: Config, clients: Clients) -> ExecutionParts:
+    grader = Grader(Judge(clients.judge), weights=config.reward_weights.model_dump())
+    return ExecutionParts(clients, executor_of(config, clients, config.aflow_operators), grader)
+
+
+def executor_of(config: Config, clients: Clients, operators: Sequence[str] | None) -> Executor:
+    """Return what runs workflows of these operators; of all where None."""
+    return Executor(
+        clients.executor,
+        operators=operators,
+        timeout=config.execution_timeout,
+        max_calls_in_flight=config.max_concurrent_calls,
+        max_sandboxes_in_flight=config.max_concurrent_sandboxes,
+    )
 
 
 def collector_of(config: Config, parts: RunParts) -> RolloutCollector:

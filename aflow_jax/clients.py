@@ -67,6 +67,19 @@ def spending(parts: Iterable[Spent]) -> dict[str, float]:
     return {name: value for role in roles for name, value in merged[role].metrics(role).items()}
 
 
+def needs_local_model(config: Config) -> bool:
+    """Return whether the executor or the judge is the base model itself; raise UserError where one is not defined."""
+    if config.simulator:
+        return False
+    names = _endpoint_names(config)
+    return any(load_endpoint(config.aflow_config_path, name).api_type == "local" for name in names)
+
+
+def _endpoint_names(config: Config) -> list[str]:
+    names = [config.aflow_executor_model, *config.aflow_executor_fallbacks]
+    return list(dict.fromkeys([*names, config.judge_model or config.aflow_executor_model]))
+
+
 class ClientSet:
     """The clients of a run, made in two steps: servers are asked before the model loads, the local model needs it."""
 
@@ -87,8 +100,7 @@ class ClientSet:
         """
         config = self._config
         simulator = self._start_simulator(config.simulator, problems) if config.simulator else None
-        order = [*self._executors(), config.judge_model or config.aflow_executor_model]
-        for name in dict.fromkeys(order):
+        for name in _endpoint_names(config):
             self._endpoints[name] = (
                 simulator.endpoint(price=_NOTHING) if simulator else load_endpoint(config.aflow_config_path, name)
             )
@@ -102,8 +114,8 @@ class ClientSet:
             if simulator is None:
                 self._say(f"executor {name}: {endpoint.model_name} at {endpoint.address}, {_priced(endpoint)}")
 
-    def complete(self, generate: Generate) -> Clients:
-        """Return the clients, with `generate`, the base model, behind the local ones."""
+    def complete(self, generate: Generate | None) -> Clients:
+        """Return the clients, with `generate`, the base model, behind the local ones; None where there are none."""
         for name in self._endpoints.keys() - self._clients.keys():
             endpoint = self._endpoints[name].model_copy(update={"model_name": self._config.model_source})
             self._clients[name] = self._open(endpoint, generate=generate)

@@ -25,6 +25,7 @@ class TrainedAdapter:
         base_folder: where that base is on this machine.
         config: the run's settings.
         step: the step of the checkpoint.
+        run: the folder of the run.
     """
 
     adapter: Adapter
@@ -32,6 +33,7 @@ class TrainedAdapter:
     base_folder: Path
     config: Config
     step: int
+    run: Path
 
 
 def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> TrainedAdapter:
@@ -53,7 +55,7 @@ def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> Traine
     name = base or (str(run / "model") if config.create_model else config.base_model)
     folder = resolve_model(name)
     adapter = _restore(opened, config, Qwen2Config.from_folder(folder))
-    return TrainedAdapter(adapter, name, folder, config, opened.place.step)
+    return TrainedAdapter(adapter, name, folder, config, opened.place.step, run)
 
 
 def _open(path: Path) -> Checkpoint:

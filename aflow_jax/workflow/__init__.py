@@ -3,7 +3,7 @@
 from aflow_jax.workflow.aflow_module import AFlowError, AFlowModule, from_aflow_module, to_aflow_module
 from aflow_jax.workflow.answer import WorkflowFormat, answer_text, read_answer
 from aflow_jax.workflow.constraint import WorkflowConstraint, WorkflowMatcher
-from aflow_jax.workflow.executor import Executor, worst_case_llm_calls
+from aflow_jax.workflow.executor import Executor, Watcher, worst_case_llm_calls
 from aflow_jax.workflow.graph import Branch, Call, Chain, Loop, Parallel, Workflow, graph_record
 from aflow_jax.workflow.language import Limits, format, parse, parse_completion, parse_expression
 from aflow_jax.workflow.library import OperatorCard, load_library, operator_library, operator_names
@@ -29,6 +29,7 @@ __all__ = [
     "Outcome",
     "Parallel",
     "Usage",
+    "Watcher",
     "Workflow",
     "WorkflowConstraint",
     "WorkflowError",

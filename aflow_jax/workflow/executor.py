@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from aflow_jax.errors import UserError
 from aflow_jax.llm import LLMFault
@@ -21,6 +22,19 @@ from aflow_jax.workflow.outcome import Outcome
 from aflow_jax.workflow.session import Client, Resources, Session
 from aflow_jax.workflow.state import State
 from aflow_jax.workflow.trace import Execution, OperatorCall, Usage
+
+
+class Watcher(Protocol):
+    """Hears of each operator of a run, on the run's event loop, between its steps. It must not block or raise.
+
+    `place` is the way to the operator through the graph, as in `OperatorCall.place`.
+    """
+
+    def started(self, operator: str, place: tuple[int, ...]) -> None:
+        """An operator starts."""
+
+    def ended(self, call: OperatorCall) -> None:
+        """An operator has ended, well or not."""
 
 
 class Executor:
@@ -61,7 +75,9 @@ class Executor:
             test_timeout,
         )
 
-    async def run(self, workflow: Workflow, problem: Problem, *, seed: tuple[int, ...]) -> Execution:
+    async def run(
+        self, workflow: Workflow, problem: Problem, *, seed: tuple[int, ...], watcher: Watcher | None = None
+    ) -> Execution:
         """Run a workflow on a problem; every fault of the policy or the infrastructure is an outcome.
 
         The result is a function of workflow, problem, seed and what LLM and sandbox answer, never of timing.
@@ -70,6 +86,7 @@ class Executor:
             workflow: the graph.
             problem: what to solve; its gold answer and hidden tests are not looked at.
             seed: the rollout's, from which every sampled call derives its own.
+            watcher: hears of each operator as it starts and ends.
 
         Raises:
             UserError: the endpoint refuses the key, or a budget is exhausted (BudgetExhausted): no rollout can go on.
@@ -78,7 +95,7 @@ class Executor:
         if unknown:
             return Execution.not_run(Outcome.PARSE, f"{', '.join(unknown)}: not among the operators offered")
         records: list[OperatorCall] = []
-        run = _Run(self._operators, self._resources, Deadline(self._timeout), len(seed))
+        run = _Run(self._operators, self._resources, Deadline(self._timeout), len(seed), watcher)
         answer, error = None, None
         try:
             async with run.deadline:
@@ -141,12 +158,14 @@ class _Run:
 
     Attributes:
         root: the length of the rollout's own seed: what follows it in a place's seed is the way through the graph.
+        watcher: hears of each operator, where there is one.
     """
 
     operators: dict[str, Operator]
     resources: Resources
     deadline: Deadline
     root: int
+    watcher: Watcher | None
 
     async def chain(self, chain: Chain, state: State, place: _Place) -> tuple[State, bool]:
         for index, stage in enumerate(chain.stages):
@@ -202,6 +221,9 @@ class _Run:
         session = Session(self.resources, self.deadline, place.seed, place.sampled)
         clock = asyncio.get_running_loop()
         start, step, error = clock.time(), Step(state), None
+        way = place.seed[self.root :]
+        if self.watcher is not None:
+            self.watcher.started(call.operator, way)
         try:
             step = await operator.run(state, call.instruction, session)
         except OperatorFault as fault:
@@ -215,7 +237,9 @@ class _Run:
             raise
         finally:
             record = _record(operator, call, state, step, session, clock.time() - start, error)
-            place.records.append(replace(record, place=place.seed[self.root :]))
+            place.records.append(replace(record, place=way))
+            if self.watcher is not None:
+                self.watcher.ended(place.records[-1])
         return step.state
 
     def _is_ensemble(self, following: Sequence[Stage]) -> bool:

@@ -1,0 +1,1 @@
+"""How good a policy is, beside workflows that nobody learnt: rollouts, scores, paired tests, contamination, tables."""
