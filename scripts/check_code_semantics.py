@@ -27,7 +27,7 @@ from aflow_jax.rewards.code_rules import complete_program
 from aflow_jax.sandbox import run_tests
 
 REQUIRED = 0.998
-SECONDS = 10.0
+SECONDS = 30.0
 _COMPARISONS = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,

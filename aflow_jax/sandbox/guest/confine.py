@@ -42,7 +42,7 @@ class Unsafe:
         self.counts_threads = uids is not None
         # Root of a container that has no other users is, to a job, like any user: it cannot give jobs their own.
         self.is_root = uids is not None
-        self.first_uid = 0 if uids is None else uids[_UIDS_EACH * os.getpid() % len(uids)]
+        self.first_uid = (uids or _UIDS)[_UIDS_EACH * os.getpid() % len(uids or _UIDS)]
 
     def measure(self) -> None:
         """Notes the address space of the warm interpreter: a job's limit is on top of it."""
