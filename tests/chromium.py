@@ -29,7 +29,7 @@ _FLAGS = (
     "--hide-scrollbars",
     "--window-size=1400,1000",
 )
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 
 
 class Browser:
@@ -102,6 +102,8 @@ def chromium(profile: Path, *, phone: bool = False) -> Iterator[Browser]:
         screen = {"width": 390, "height": 844, "pixelRatio": 2, "touch": True}
         options.add_experimental_option("mobileEmulation", {"deviceMetrics": screen})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(_PATIENCE)
+    driver.set_page_load_timeout(_PATIENCE)
     try:
         yield Browser(driver)
     finally:

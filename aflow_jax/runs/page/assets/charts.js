@@ -38,8 +38,12 @@ function showChart(host, spec) {
 }
 
 /** Draw every chart in view again, as when plotly has come, or the theme or the smoothing is another. */
-function redrawCharts() {
-  for (const chart of charts.values()) if (chart.visible) plot(chart);
+async function redrawCharts() {
+  for (const chart of charts.values()) {
+    if (!chart.visible) continue;
+    plot(chart);
+    await new Promise((resolve) => setTimeout(resolve)); // where the page answers its reader
+  }
 }
 
 function caption({ title, note, headline }) {
