@@ -1,5 +1,6 @@
 """scripts/colab.ipynb, executed from its first cell to its last, off Colab, with the quick start cut small."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.Noteboo
 
 
 def said(cell: nbformat.NotebookNode) -> str:
-    return "".join(output.get("text", "") for output in cell.outputs)
+    """Return what a cell printed, without the colours that a notebook's kernel asks programs for."""
+    return re.sub(r"\x1b\[[\d;]*m", "", "".join(output.get("text", "") for output in cell.outputs))
 
 
 def test_the_form_trains_and_shows_the_page(executed) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 
 from aflow_jax.config import load_config
 from aflow_jax.doctor.findings import Check, Finding, State, Subject, examine
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     return worst
 
 
-def _findings(options: argparse.Namespace):
+def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     subject = Subject()
     if options.config:
         try:

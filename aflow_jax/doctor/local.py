@@ -8,11 +8,16 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aflow_jax.doctor.findings import Finding, Subject
 from aflow_jax.doctor.gpu import Gpu, preset_for
 from aflow_jax.errors import UserError
 from aflow_jax.paths import found
+
+if TYPE_CHECKING:
+    from aflow_jax.memory import Device
+    from aflow_jax.problems import Problem
 
 _GIB = 2**30
 _ANY_RUN = _GIB  # logs, rollouts, compiled programs
@@ -29,7 +34,7 @@ def check_data(subject: Subject) -> Iterator[Finding]:
         return
     from aflow_jax.problems import BatchSchedule, decontaminate, load_problems
 
-    read: dict[str, list] = {}
+    read: dict[str, list[Problem]] = {}
     for key in ("train_dataset", "test_dataset"):
         path = getattr(config, key)
         if path is None:
@@ -54,7 +59,7 @@ def check_data(subject: Subject) -> Iterator[Finding]:
     if removed:
         yield Finding("ok", "data", f"{removed} training problems are held out too, and will be left out of training")
     try:
-        BatchSchedule(train, config.domain_ratios, config.rollout_batch_size, config.seed)
+        BatchSchedule(train, {**config.domain_ratios}, config.rollout_batch_size, config.seed)
     except UserError as error:
         yield Finding("FAIL", "data", str(error), "change domain_ratios or train_dataset")
 
@@ -131,7 +136,7 @@ def check_sandbox(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", "sandbox", str(report))
 
 
-def _planned_device(subject: Subject, gpu: Gpu):
+def _planned_device(subject: Subject, gpu: Gpu) -> Device:
     """Return the GPU as the planner knows it, with what is free of the pool that the trainer will ask for."""
     from aflow_jax.memory import POOL, Device
 
@@ -159,7 +164,7 @@ def _checkpoints(subject: Subject) -> int:
     shape = known_shape(config)
     if shape is None:
         return 0
-    adapter = jax.eval_shape(
+    adapter = jax.eval_shape(  # pyright: ignore[reportUnknownMemberType]
         lambda: init_adapter(shape, config.lora_rank, config.lora_alpha, config.lora_target_modules, jax.random.key(0))
     )
     return parameter_count(adapter) * _STATE_COPIES * (config.keep_checkpoints + 1)

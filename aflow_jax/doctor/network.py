@@ -96,7 +96,7 @@ def _hub_finding(subject: Subject, name: str) -> Finding:
 
 def _model_info(hub: str, name: str) -> tuple[int, dict[str, Any]]:
     """Return the hub's status for a model, and what it knows of it: the files' names and sizes."""
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 
     address = f"{hub}/api/models/{name}?blobs=true"
     answer = httpx2.get(address, headers=build_hf_headers(), follow_redirects=True, timeout=_PATIENCE)
@@ -111,7 +111,7 @@ def _cached(name: str, file: str) -> bool:
 
 def _rate(url: str) -> float:
     """Return the bytes a second at which a file comes, from its beginning."""
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}
     received, begun = 0, time.monotonic()
