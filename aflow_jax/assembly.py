@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -19,15 +19,20 @@ from aflow_jax.grpo import LearnerSettings
 from aflow_jax.local_executor import BaseModel
 from aflow_jax.paths import found
 from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems
+from aflow_jax.processes import Processes
 from aflow_jax.qwen2 import (
     Adapter,
     Qwen2,
     Qwen2Config,
+    ShardingRules,
     Tokenizer,
     create_checkpoint,
     init_adapter,
     load_pretrained,
     load_tokenizer,
+    make_mesh,
+    place,
+    planned_mesh,
     resolve_model,
 )
 from aflow_jax.references import default_cache, describe, unsound_problems
@@ -120,7 +125,9 @@ class RunParts(ExecutionParts):
 
 
 @asynccontextmanager
-async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIterator[RunParts]:
+async def open_parts(
+    config: Config, problems: ProblemSets, say: Say, processes: Processes | None = None
+) -> AsyncIterator[RunParts]:
     """Connect to the executor LLM, starting the simulator first where settings say so, and load the policy.
 
     An endpoint elsewhere is asked once before the model loads, so that a refused key costs nothing.
@@ -133,7 +140,7 @@ async def open_parts(config: Config, problems: ProblemSets, say: Say) -> AsyncIt
     async with AsyncExitStack() as stack:
         client_set = ClientSet(config, say, stack)
         await client_set.connect([*problems.train, *problems.test])
-        policy = load_policy(config, problems, say)
+        policy = load_policy(config, problems, say, processes)
         driver = stack.enter_context(Driver(policy.engine()))
         clients = client_set.complete(BaseModel(driver, policy.model, policy.tokenizer))
         if config.async_generation_ratio and "local" in (
@@ -206,12 +213,14 @@ class Policy:
 
     Attributes:
         constraint: what its answers may be; None leaves them free.
+        processes: those that sample and train it together.
     """
 
     config: Config
     model: Qwen2
     tokenizer: Tokenizer
     constraint: WorkflowConstraint | None = None
+    processes: Processes = field(default_factory=Processes)
 
     def prompt_tokens(self, problem: Problem) -> tuple[int, ...]:
         """Return the prompt for a problem."""
@@ -229,7 +238,7 @@ class Policy:
         """Return a new adapter, which changes nothing yet."""
         config = self.config
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
-        return init_adapter(
+        adapter = init_adapter(
             self.model.config,
             config.lora_rank,
             config.lora_alpha,
@@ -238,6 +247,14 @@ class Policy:
             dropout=config.lora_dropout,
             rslora=config.lora_rslora,
         )
+        rules = self.model.rules
+        if rules is None:
+            return adapter
+        return adapter.replace_weights(place(adapter.weights, rules.adapter(adapter.weights)))
+
+    def learner(self, adapter: Adapter, settings: LearnerSettings) -> Learner:
+        """Return a learner that starts from an adapter."""
+        return Learner(self.model, adapter, settings, agree=self.processes.any if self.processes.count > 1 else None)
 
     def engine(self) -> Engine:
         """Return a sampling engine for this model."""
@@ -264,11 +281,29 @@ class Policy:
         )
 
 
-def load_policy(config: Config, problems: ProblemSets, say: Say) -> Policy:
+def sharding_rules(config: Config) -> ShardingRules | None:
+    """Return where arrays lie on the devices of all processes; None where there is one device.
+
+    Raises:
+        UserError: the mesh of the settings has another number of devices.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    return None if mesh.size == 1 else ShardingRules(mesh, fsdp=config.mesh.fsdp)
+
+
+def planned_rules(config: Config, devices: int) -> ShardingRules:
+    """Return where arrays would lie on so many devices."""
+    return ShardingRules(planned_mesh(config.mesh.data, config.mesh.model, devices), fsdp=config.mesh.fsdp)
+
+
+def load_policy(config: Config, problems: ProblemSets, say: Say, processes: Processes | None = None) -> Policy:
     """Load the base model and its tokenizer, making a small random one first where settings say so."""
+    processes = processes or Processes()
+    rules = sharding_rules(config)
     if config.create_model and not Path(config.model_source).exists():
         _create_model(config, problems)
         say(f"model: a small random Qwen2.5-architecture checkpoint is made in {config.model_source}")
+    processes.wait()  # for the first one, which makes it
     folder = resolve_model(config.model_source)
     tokenizer = load_tokenizer(folder)
     constraint = (
@@ -276,13 +311,22 @@ def load_policy(config: Config, problems: ProblemSets, say: Say) -> Policy:
         if config.constrained_sampling
         else None
     )
-    model = load_pretrained(folder, dtype=config.dtype, quantization=config.quantization)
+    model = load_pretrained(folder, dtype=config.dtype, quantization=config.quantization, rules=rules)
     shape = model.config
     say(
         f"model: {config.model_source}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
-        f"{model.dtype} on {jax.devices()[0].device_kind}"
+        f"{model.dtype} on {jax.devices()[0].device_kind}{_layout(rules, processes)}"
     )
-    return Policy(config, model, tokenizer, constraint)
+    return Policy(config, model, tokenizer, constraint, processes)
+
+
+def _layout(rules: ShardingRules | None, processes: Processes) -> str:
+    if rules is None:
+        return ""
+    return (
+        f", {rules.mesh.size} devices of {processes.count} processes as data {rules.data} × model {rules.model}"
+        f"{', the base cut over both' if rules.fsdp else ''}"
+    )
 
 
 def _constraint(config: Config, tokenizer: Tokenizer, vocabulary_size: int) -> WorkflowConstraint:
@@ -329,6 +373,27 @@ def learner_settings(config: Config) -> LearnerSettings:
         remat=_remat(config),
         seed=config.seed,
     )
+
+
+def for_this_process(config: Config, processes: Processes, scratch: Path) -> Config:
+    """Return the settings with which this process works: the first one alone writes the run folder and W&B.
+
+    What another one would write there goes to a folder of its own, `scratch`; the model that the first one makes it
+    reads from the run folder.
+
+    Raises:
+        UserError: what the settings ask for works in one process only.
+    """
+    if processes.count > 1:
+        for key, wanted in (("async_generation_ratio", 0), ("rejection_sampling", None)):
+            if getattr(config, key) not in (wanted, None):
+                raise UserError(f"{key}: works in a run of one process: set {key} to {'null' if wanted is None else 0}")
+    if processes.is_first:
+        return config
+    changes = {"run_dir": str(scratch), "wandb": config.wandb.model_copy(update={"enabled": False})}
+    if config.create_model:
+        changes |= {"create_model": None, "base_model": config.model_source}
+    return config.model_copy(update=changes)
 
 
 def supervised_settings(config: Config, stage: WarmStart | RejectionSampling, steps: int) -> LearnerSettings:

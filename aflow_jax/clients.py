@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 from aflow_jax.config import Config
 from aflow_jax.config.sections import SimulatorSettings
+from aflow_jax.errors import UserError
 from aflow_jax.llm import (
     Budget,
     Counters,
@@ -57,6 +60,16 @@ class Clients:
         """Return what the calls since the last time came to, the judge's apart where it is another."""
         spent = {"executor": self.executor.take()}
         return spent if self.judge is self.executor else spent | {"judge": self.judge.take()}
+
+
+def as_plain(spent: Spent) -> dict[str, dict[str, Any]]:
+    """Return sums as plain data, for `joined`."""
+    return {role: dataclasses.asdict(counters) for role, counters in spent.items()}
+
+
+def joined(parts: Sequence[dict[str, dict[str, Any]]]) -> Spent:
+    """Return the sums of all processes."""
+    return {role: Counters.merged(Counters(**part[role]) for part in parts) for role in parts[0]}
 
 
 def spending(parts: Iterable[Spent]) -> dict[str, float]:
@@ -117,6 +130,10 @@ class ClientSet:
     def complete(self, generate: Generate | None) -> Clients:
         """Return the clients, with `generate`, the base model, behind the local ones; None where there are none."""
         for name in self._endpoints.keys() - self._clients.keys():
+            if jax.process_count() > 1:
+                raise UserError(
+                    f"{name}: an executor of api_type local works in a run of one process: name a server's endpoint"
+                )
             endpoint = self._endpoints[name].model_copy(update={"model_name": self._config.model_source})
             self._clients[name] = self._open(endpoint, generate=generate)
             self._say(f"executor {name}: the base model of this run, in this process; no key, no network, no costs")

@@ -12,16 +12,29 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
-from aflow_jax.clients import Clients, Spent
+from aflow_jax.clients import Clients, Spent, as_plain, joined
 from aflow_jax.problems import Problem
+from aflow_jax.processes import Processes
 from aflow_jax.qwen2 import Adapter
 from aflow_jax.rewards import Grader
-from aflow_jax.rollout import Rollout
+from aflow_jax.rollout import Rollout, received, sent
 from aflow_jax.sampling import Completion, Driver, Request, SamplingParams
-from aflow_jax.workflow import Execution, Executor, Limits, Outcome, WorkflowError, WorkflowFormat, read_answer
+from aflow_jax.workflow import (
+    Execution,
+    Executor,
+    Limits,
+    Outcome,
+    Workflow,
+    WorkflowError,
+    WorkflowFormat,
+    read_answer,
+)
 
 Seed = tuple[int, ...]
+Place = tuple[int, int]
+"""Position of a problem among those collected, and number of a sample of it."""
 Source = AbstractAsyncContextManager[AsyncIterator[Completion]]
 
 
@@ -85,6 +98,7 @@ class RolloutCollector:
         limits: bounds of a workflow.
         workflow_format: what the policy writes workflows in.
         prompt_tokens: makes the policy's prompt for a problem.
+        processes: all sample together, and each executes and grades the rollouts of its own problems.
         device: held by whoever samples, first come first served; an update takes it too, so that caches and gradients
             are never on the device together.
     """
@@ -97,6 +111,7 @@ class RolloutCollector:
     limits: Limits
     workflow_format: WorkflowFormat
     prompt_tokens: Callable[[Problem], tuple[int, ...]]
+    processes: Processes = field(default_factory=Processes)
     device: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def collect(
@@ -136,7 +151,14 @@ class RolloutCollector:
         @asynccontextmanager
         async def sampling() -> AsyncIterator[AsyncIterator[Completion]]:
             async with self.device, self.driver.submit(requests, params, adapter) as stream:
-                yield stream.completions()
+                try:
+                    yield stream.completions()
+                except asyncio.CancelledError:
+                    if self.processes.count > 1:
+                        # No process can leave device programs that all run together: they come to their end first.
+                        async for _ in stream.completions():
+                            continue
+                    raise
 
         return self._begin(sampling(), problems, seed)
 
@@ -156,19 +178,52 @@ class RolloutCollector:
     async def _collect(
         self, source: Source, problems: Sequence[Problem], seed: Seed, all_sampled: asyncio.Future[list[Completion]]
     ) -> Collected:
-        texts: dict[tuple[int, int], Completion] = {}
-        tasks: dict[tuple[int, int], asyncio.Task[Rollout]] = {}
+        texts: dict[Place, Completion] = {}
+        own: dict[Place, Rollout] = {}
+        times: dict[str, float] = {}
+
+        async def share() -> dict[str, Any]:
+            rollouts, spent, seconds = await self._run_own(source, problems, seed, texts, all_sampled)
+            own.update(rollouts)
+            times.update(seconds)
+            others = [] if self.processes.count == 1 else [[*place, sent(rollouts[place])] for place in rollouts]
+            return {"rollouts": others, "spent": as_plain(spent)}
+
+        parts = await self.processes.share(share())
+        for part in parts:
+            for position, sample, data in part["rollouts"]:
+                place = (position, sample)
+                if place not in own:
+                    read = self._read(texts[place])
+                    own[place] = received(problems[position], texts[place], *read, data)
+        spent = joined([part["spent"] for part in parts])
+        self._charge(joined([part["spent"] for at, part in enumerate(parts) if at != self.processes.index] or [{}]))
+        return Collected([own[place] for place in sorted(own)], spent, times)
+
+    async def _run_own(
+        self,
+        source: Source,
+        problems: Sequence[Problem],
+        seed: Seed,
+        texts: dict[Place, Completion],
+        all_sampled: asyncio.Future[list[Completion]],
+    ) -> tuple[dict[Place, Rollout], Spent, dict[str, float]]:
+        """Take all completions into `texts`, and run and grade those of this process's problems."""
+        tasks: dict[Place, asyncio.Task[Rollout]] = {}
         try:
             with self.clients.counting():
                 async with asyncio.TaskGroup() as group:
                     async with source as completions:
                         started = first = time.perf_counter()
                         async for completion in completions:
+                            place = (completion.request, completion.sample)
+                            texts[place] = completion
+                            if not self.processes.owns(completion.request):
+                                continue
                             if not tasks:
                                 first = time.perf_counter()
-                            place = (completion.request, completion.sample)
                             run = self._run(problems[completion.request], completion, (*seed, *place))
-                            texts[place], tasks[place] = completion, group.create_task(run)
+                            tasks[place] = group.create_task(run)
                     sampled = time.perf_counter()
                     all_sampled.set_result([texts[place] for place in sorted(texts)])
                 spent = self.clients.take()
@@ -177,15 +232,27 @@ class RolloutCollector:
             raise errors.exceptions[0] from None
         ended = time.perf_counter()
         times = {"time/sample": sampled - started, "time/execute": ended - first, "time/wait": ended - sampled}
-        return Collected([tasks[place].result() for place in sorted(tasks)], spent, times)
+        return {place: task.result() for place, task in tasks.items()}, spent, times
+
+    def _charge(self, spent: Spent) -> None:
+        """Have the budget know what other processes spent."""
+        budget = self.clients.budget
+        for counters in spent.values():
+            budget.spent_calls += counters.calls - counters.cache_hits
+            budget.spent_tokens += counters.tokens
+            budget.spent_usd += counters.usd or 0.0
 
     async def _run(self, problem: Problem, completion: Completion, seed: Seed) -> Rollout:
-        workflow = fault = None
-        try:
-            workflow = read_answer(completion.text, self.workflow_format, self.operators, self.limits)
-        except WorkflowError as error:
-            fault, execution = error, Execution.not_run(Outcome(error.code))
-        else:
+        workflow, fault = self._read(completion)
+        if fault is None:
             execution = await self.executor.run(workflow, problem, seed=seed)
+        else:
+            execution = Execution.not_run(Outcome(fault.code))
         execution, grade = await self.grader.grade(problem, completion.text, workflow, fault, execution)
         return Rollout(problem, completion, workflow, fault, execution, grade)
+
+    def _read(self, completion: Completion) -> tuple[Workflow | None, WorkflowError | None]:
+        try:
+            return read_answer(completion.text, self.workflow_format, self.operators, self.limits), None
+        except WorkflowError as error:
+            return None, error

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from aflow_jax.problems import Problem
 from aflow_jax.rewards import Grade
 from aflow_jax.sampling import Completion
 from aflow_jax.workflow import Execution, Outcome, Workflow, WorkflowError, graph_record
 from aflow_jax.workflow import format as format_workflow
+
+_EXECUTION, _GRADE = TypeAdapter(Execution), TypeAdapter(Grade)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,20 @@ class Rollout:
     def outcome(self) -> Outcome:
         """How the rollout ended."""
         return self.execution.outcome
+
+
+def sent(rollout: Rollout) -> list[Any]:
+    """Return how a rollout ran and was graded, as plain data for `received`."""
+    parts = ((_EXECUTION, rollout.execution), (_GRADE, rollout.grade))
+    return [adapter.dump_python(value, mode="json") for adapter, value in parts]
+
+
+def received(
+    problem: Problem, completion: Completion, workflow: Workflow | None, fault: WorkflowError | None, data: list[Any]
+) -> Rollout:
+    """Return the rollout that another process ran and graded, and `sent`."""
+    execution, grade = _EXECUTION.validate_python(data[0]), _GRADE.validate_python(data[1])
+    return Rollout(problem, completion, workflow, fault, execution, grade)
 
 
 def as_record(rollout: Rollout, prompt: str, advantage: float) -> dict[str, Any]:

@@ -17,7 +17,9 @@ def rollout_metrics(rollouts: Sequence[Rollout], group_size: int) -> dict[str, f
     """Return the metrics of rollouts that stand group by group.
 
     Void ones count in no reward, accuracy or deviation, nor in the denominators of these; only in void_ratio and
-    outcome/, and in workflow/ and completions/, which judge the policy's text alone.
+    outcome/, and in workflow/ and completions/. Those describe what the policy wrote, all of it, as TRL's completions/
+    do. Only a text that parsed is executed and can be void: without the void ones a fault of the network would look
+    like a policy that writes fewer workflows.
 
     `accuracy` is the share with correctness 1, `workflow/operators/<name>` the mean number of times that a parsed
     workflow names the operator, `workflow/unique_ratio` the distinct workflows over the parsed ones inside a group.

@@ -3,7 +3,8 @@
 Exit codes (`ExitCode`): 0 the run is complete; 2 a mistake that the user can mend, before anything was done; 3 stopped
 with a checkpoint because something must be mended (the budget is spent, too many rollouts are void); 4 stopped with a
 checkpoint because max_hours are over; 5 stopped with a checkpoint because loss or gradient are not finite; 6 the run
-folder cannot be written, its last checkpoint is intact; 130 and 143 stopped by Ctrl-C and SIGTERM, with a checkpoint.
+folder cannot be written, its last checkpoint is intact; 7 another process of the run has ended, the last checkpoint is
+intact; 130 and 143 stopped by Ctrl-C and SIGTERM, with a checkpoint.
 
 This is the command; the loop itself, in reading order, is `aflow_jax.training.loop`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import tempfile
 from pathlib import Path
 
 from aflow_jax.config import Config, load_config
@@ -36,8 +38,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     _options(None)  # --help and mistakes are answered before the imports below, which take seconds
 
-from aflow_jax.assembly import load_problem_sets, open_parts, without_unsound
+import jax
+
+from aflow_jax.assembly import for_this_process, load_problem_sets, open_parts, without_unsound
 from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
+from aflow_jax.processes import Processes, join_processes
 from aflow_jax.runs import Checkpoint, RunConsole, RunFolder, SaveFailed
 from aflow_jax.training import ExitCode, TimeLimit, Trainer, is_unwritable
 
@@ -48,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         claim_gpu_memory()
-        return asyncio.run(run(config, resume=options.resume))
+        with join_processes(config.distributed) as processes, tempfile.TemporaryDirectory() as scratch:
+            code = asyncio.run(run(config, processes, Path(scratch), resume=options.resume))
+            processes.wait()  # the first one serves the others to their end
+            return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -66,19 +74,24 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
 
 
-async def run(config: Config, *, resume: str | None) -> int:
-    """Train as the settings say; return the exit code."""
-    limit = TimeLimit(config.max_hours)
-    folder = RunFolder(config.run_folder, resuming=_is_of_run(resume, config.run_folder))
-    console = RunConsole(folder.log)
+async def run(config: Config, processes: Processes, scratch: Path, *, resume: str | None) -> int:
+    """Train as the settings say; return the exit code. Processes other than the first write in `scratch`."""
+    limit = TimeLimit(config.max_hours, processes)
+    own, shared = for_this_process(config, processes, scratch), config.run_folder
+    folder = RunFolder(own.run_folder, resuming=_is_of_run(resume, shared), checkpoints=shared / "checkpoints")
+    console = RunConsole(folder.log, quiet=not processes.is_first)
     try:
         start = _starting_point(folder, resume, console)
-        folder.write_config(config.to_yaml())
+        folder.write_config(own.to_yaml())
         problems = await without_unsound(config, load_problem_sets(config, console.say), console.say)
-        plan = check_memory(config, found_shape(config), this_device(), evaluated=len(problems.test))
+        plan = check_memory(
+            config, found_shape(config), this_device(), evaluated=len(problems.test), devices=jax.device_count()
+        )
         console.say(plan.summary())
-        async with open_parts(config, problems, console.say) as parts:
-            trainer = Trainer(config, folder, console, problems, parts, limit)
+        # Here also each waits for the others' plans, before the first one makes a model.
+        await processes.agree_on("problems or checkpoint", (problems, start and start.place))
+        async with open_parts(own, problems, console.say, processes) as parts:
+            trainer = Trainer(own, folder, console, problems, parts, limit)
             return await trainer.train(start)
     finally:
         console.close()

@@ -82,3 +82,19 @@ def test_only_void_rollouts_leave_out_what_has_no_value() -> None:
     assert metrics["void_ratio"] == 1.0
     assert "reward" not in metrics
     assert "accuracy" not in metrics
+
+
+def test_what_the_policy_wrote_is_measured_whole_whatever_became_of_it() -> None:
+    """Only a text that parsed can be void: leaving those out would call a broken network bad writing."""
+    written = [
+        rollout(MATH, "Programmer", Outcome.LLM_UNAVAILABLE, 0.0, length=9),
+        rollout(MATH, "Custom -> Programmer", Outcome.LLM_UNAVAILABLE, 0.0),
+        rollout(MATH, None, Outcome.PARSE, 0.0),
+    ]
+    metrics = rollout_metrics(written, group_size=3)
+    assert metrics["workflow/parse_rate"] == pytest.approx(2 / 3)
+    assert metrics["workflow/operators/Programmer"] == 1.0
+    assert metrics["completions/mean_length"] == 5.0
+    assert metrics["completions/clipped_ratio"] == pytest.approx(1 / 3)
+    assert metrics["void_ratio"] == pytest.approx(2 / 3)
+    assert metrics["reward"] == 0.0  # of the one that is not void

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -171,6 +171,41 @@ class SimulatorSettings(Section):
     latency_median: float = Field(0.0, ge=0.0, description="median seconds of a reply (lognormal); 0 answers at once")
     latency_p95: float = Field(0.0, ge=0.0, description="95th percentile of a reply's seconds")
     faults: dict[str, float] = Field(default_factory=dict, description="rate of each injected fault by name")
+
+
+class MeshSettings(Section):
+    """How the devices of all processes are laid out: data × model."""
+
+    data: int = Field(-1, ge=-1, description="parts of each batch and of the slots; -1 takes what `model` leaves")
+    model: int = Field(1, ge=-1, description="parts of each matrix and of the heads; keep it within a machine")
+    fsdp: bool = Field(False, description="cut the base over `data` too: least memory, but every layer is gathered")
+
+    @field_validator("data", "model")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be a number of devices, or -1 for what the other axis leaves")
+        return value
+
+
+class DistributedSettings(Section):
+    """Several processes that train together; what is null is found out from SLURM or Open MPI."""
+
+    coordinator: str | None = Field(
+        None, pattern=r"^[^\s:]+:\d+$", description="host:port of process 0, which listens there"
+    )
+    processes: int | None = Field(None, ge=1, description="how many processes there are")
+    process: int | None = Field(None, ge=0, description="number of this one, from 0")
+    timeout: int = Field(300, ge=1, description="seconds to wait for all of them at the start")
+
+    @model_validator(mode="after")
+    def _whole(self) -> DistributedSettings:
+        given = [value is not None for value in (self.coordinator, self.processes, self.process)]
+        if any(given) and not all(given):
+            raise ValueError("give all of coordinator, processes and process, or none of them under SLURM or Open MPI")
+        if self.processes is not None and self.process >= self.processes:
+            raise ValueError(f"process {self.process} is not below processes {self.processes}: count from 0")
+        return self
 
 
 class VoidLimit(Section):

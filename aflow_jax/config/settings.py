@@ -11,9 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from aflow_jax.config.sections import (
     Budget,
     CreateModel,
+    DistributedSettings,
     DynamicSampling,
     Evaluation,
     GenerationConfig,
+    MeshSettings,
     RejectionSampling,
     ResponseCache,
     RewardWeights,
@@ -45,6 +47,8 @@ class Config(Section):
         "auto", description="dtype of the frozen base; auto follows the device"
     )
     quantization: Literal["int8", "nf4"] | None = Field(None, description="weight-only quantisation of the frozen base")
+    mesh: MeshSettings = Field(default_factory=MeshSettings, description="layout of several devices")
+    distributed: DistributedSettings | None = Field(None, description="several processes; {} finds out from SLURM")
 
     num_return_sequences_in_group: int = Field(2, ge=1, le=1024, description="K: workflows sampled for each problem")
     rollout_batch_size: int = Field(5, ge=1, le=65536, description="B: problems a step")

@@ -7,6 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+MOST_PADDING = 0.5
+"""Share of a microbatch's positions that may be padding, of sequences of 32 tokens and more."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -78,13 +81,16 @@ class Microbatch:
     advantages: Float[Array, "R"]
 
 
-def split_into_microbatches(batch: Batch, rows: int, *, mask_truncated: bool = False) -> list[Microbatch]:
-    """Divide a batch into microbatches of equally many rows, at most `rows`, the longest sequences first.
+def split_into_microbatches(
+    batch: Batch, rows: int, *, mask_truncated: bool = False, multiple: int = 1
+) -> list[Microbatch]:
+    """Divide a batch into microbatches of at most `rows` rows, the longest sequences first.
 
-    Rows without a loss token are dropped; rows of length 1 without one fill the last microbatch. Sequences of like
-    length share a microbatch, so that little is padding. T is the microbatch's own and the window W the batch's, both
-    rounded up to a `bucket`, so that steps of many lengths share few compiled programs. Raises ValueError where a
-    row's first token is a loss token: nothing predicts it.
+    Rows without a loss token are dropped; rows of length 1 without one fill a microbatch. Sequences of like length
+    share one: where more than `MOST_PADDING` of its positions would be padding it has fewer rows, as long as they are
+    a multiple of `multiple`. T is the microbatch's own and the window W the batch's, both rounded up to a `bucket`, so
+    that steps of many lengths share few compiled programs. Raises ValueError where a row's first token is a loss
+    token: nothing predicts it.
     """
     mask = np.asarray(batch.loss_mask, bool)
     if mask[:, 0].any():
@@ -97,13 +103,35 @@ def split_into_microbatches(batch: Batch, rows: int, *, mask_truncated: bool = F
         return []
     whole = _windowed(batch, mask, live)
     # Rows are counted before any is dropped: a void rollout must not bring a new shape, and a new compilation.
-    rows = microbatch_rows(len(mask), rows)
-    return [_rows(whole, at, rows) for at in range(0, len(live), rows)]
+    counts = _row_counts(microbatch_rows(len(mask), rows, multiple), multiple)
+    parts, at = [], 0
+    while at < len(live):
+        rows = next((count for count in counts if _is_dense(whole.lengths[at : at + count], count)), multiple)
+        parts.append(_rows(whole, at, rows))
+        at += rows
+    return parts
 
 
-def microbatch_rows(sequences: int, most: int) -> int:
-    """The rows of each microbatch: as few as make no more microbatches than `most` rows would."""
-    return -(-sequences // -(-sequences // most))
+def microbatch_rows(sequences: int, most: int, multiple: int = 1) -> int:
+    """The rows of a full microbatch: as few as make no more microbatches than `most` rows would."""
+    rows = -(-sequences // -(-sequences // most))
+    return -(-rows // multiple) * multiple
+
+
+def _row_counts(rows: int, multiple: int) -> list[int]:
+    """How many rows a microbatch may have, the most first: `rows`, and 1, 2, 3, 4, 6, 8, 12 … multiples below."""
+    powers = [1 << exponent for exponent in range(rows.bit_length())]
+    fewer = {size * multiple for power in powers for size in (power, power * 3 // 2)}
+    return [rows, *sorted((count for count in fewer if count < rows), reverse=True)]
+
+
+def _is_dense(lengths: Int[np.ndarray, "n"], count: int) -> bool:
+    """Whether enough of `count` rows with these sequences, the longest first, is not padding.
+
+    A sequence alone fills two thirds of its own bucket, so the buckets have to fill three quarters of the positions.
+    """
+    own = sum(bucket(int(length)) for length in lengths)
+    return own * 2 / 3 >= (1 - MOST_PADDING) * count * bucket(int(lengths[0]))
 
 
 def bucket(length: int, smallest: int = 32) -> int:

@@ -14,7 +14,8 @@ from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.logprobs import target_statistics
 from aflow_jax.grpo.objective import LossSums, policy_loss_sums, truncated_importance_weights
 from aflow_jax.grpo.settings import GradientSettings
-from aflow_jax.qwen2 import Adapter, Qwen2
+from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules
+from aflow_jax.qwen2.sharding import hold_adapter
 
 
 class Gradient(NamedTuple):
@@ -34,9 +35,10 @@ class SamplerGap(NamedTuple):
     tokens: Float[Array, ""]
 
 
-def empty_gradient(weights: dict[str, dict[str, Float[Array, "..."]]]) -> Gradient:
+@partial(jax.jit, static_argnames="rules")
+def empty_gradient(weights: dict[str, dict[str, Float[Array, "..."]]], rules: ShardingRules | None = None) -> Gradient:
     """The gradient of no microbatch."""
-    return Gradient(jax.tree.map(jnp.zeros_like, weights), jnp.zeros(()))
+    return hold_adapter(rules, Gradient(jax.tree.map(jnp.zeros_like, weights), jnp.zeros(())))
 
 
 @partial(jax.jit, static_argnames=("settings", "against_sampler"), donate_argnames="gradient")
@@ -94,7 +96,7 @@ def add_policy_gradient(
         return sums.loss, (sums, logprobs)
 
     slopes, (sums, logprobs) = jax.grad(loss, has_aux=True)(adapter.weights)
-    return _add(gradient, slopes, sums), sums, _gap(logprobs, part)
+    return _add(model.rules, gradient, slopes, sums), sums, _gap(logprobs, part)
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="gradient")
@@ -116,7 +118,7 @@ def add_supervised_gradient(
         return total, LossSums(total, tokens, totals, {})
 
     slopes, sums = jax.grad(loss, has_aux=True)(adapter.weights)
-    return _add(gradient, slopes, sums), sums
+    return _add(model.rules, gradient, slopes, sums), sums
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -150,8 +152,9 @@ def _window_statistics(
     )
 
 
-def _add(gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:
-    return Gradient(jax.tree.map(jnp.add, gradient.numerator, slopes), gradient.normalizer + sums.normalizer)
+def _add(rules: ShardingRules | None, gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:
+    total = jax.tree.map(jnp.add, gradient.numerator, slopes)
+    return hold_adapter(rules, Gradient(total, gradient.normalizer + sums.normalizer))
 
 
 def _gap(logprobs: Float[Array, "R W"], part: Microbatch) -> SamplerGap:

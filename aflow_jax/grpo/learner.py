@@ -24,7 +24,8 @@ from aflow_jax.grpo.gradients import (
 )
 from aflow_jax.grpo.objective import LossSums, combine_sums, loss_metrics
 from aflow_jax.grpo.settings import LearnerSettings
-from aflow_jax.qwen2 import Adapter, Qwen2
+from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, place
+from aflow_jax.qwen2.sharding import hold_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,29 @@ class Learner:
     the settings' until the device's memory demands a smaller one.
     """
 
-    def __init__(self, model: Qwen2, adapter: Adapter, settings: LearnerSettings) -> None:
+    def __init__(
+        self,
+        model: Qwen2,
+        adapter: Adapter,
+        settings: LearnerSettings,
+        *,
+        agree: Callable[[bool], bool] | None = None,
+    ) -> None:
+        """Make a learner.
+
+        Args:
+          model: The frozen base.
+          adapter: Where training starts.
+          settings: What an update does.
+          agree: Of a learner that several processes run together: whether a flag is set in any of them.
+        """
         self.model = model
+        self._agree = agree
+        self._fitting: set[tuple] = set()
         self.settings = settings
         self.microbatch_size = settings.microbatch_size
         self._adapter = adapter
-        weights = jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), adapter.weights)
-        self.state = LearnerState(weights, settings.optimizer().init(weights), jnp.zeros((), jnp.int32))
+        self.state = new_state(adapter.weights, settings, model.rules)
 
     @property
     def adapter(self) -> Adapter:
@@ -96,7 +113,7 @@ class Learner:
             if not parts:
                 return self._skipped()
             gradient, epoch_sums, epoch_gaps = accumulated
-            self.state, step = apply_gradient(self.state, gradient, self.settings)
+            self.state, step = apply_gradient(self.state, gradient, self.settings, self.model.rules)
             sums.extend(epoch_sums)
             gaps.extend(epoch_gaps)
             steps.append(step)
@@ -121,7 +138,7 @@ class Learner:
         if not parts:
             return self._skipped()
         gradient, sums = accumulated
-        self.state, step = apply_gradient(self.state, gradient, self.settings)
+        self.state, step = apply_gradient(self.state, gradient, self.settings, self.model.rules)
         return _metrics(parts, sums, [step])
 
     def _within_memory(
@@ -129,18 +146,25 @@ class Learner:
     ) -> tuple[list[Microbatch], Any]:
         """Run `accumulate` on the batch's microbatches, halved as often as the device's memory demands."""
         while True:
-            parts = split_into_microbatches(batch, self.microbatch_size, mask_truncated=self.settings.mask_truncated)
-            try:
-                # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
-                return parts, jax.block_until_ready(accumulate(parts)) if parts else None
-            except jax.errors.JaxRuntimeError as error:
-                if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
-                    raise
+            parts = split_into_microbatches(
+                batch,
+                self.microbatch_size,
+                mask_truncated=self.settings.mask_truncated,
+                multiple=1 if self.model.rules is None else self.model.rules.data,
+            )
+            failed, result = _unless_out_of_memory(lambda parts=parts: self._attempt(parts, accumulate))
+            if not (failed if self._agree is None else self._agree(failed)):
+                return parts, result
             # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
+            result = None
             self._halve(parts[0].tokens.shape[0])
 
+    def _attempt(self, parts: list[Microbatch], accumulate: Callable[[list[Microbatch]], Any]) -> Any:
+        # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
+        return jax.block_until_ready(accumulate(parts)) if parts else None
+
     def _halve(self, rows: int) -> None:
-        if rows == 1:
+        if rows == (1 if self.model.rules is None else self.model.rules.data):
             raise UserError(
                 "out of device memory with one sequence at a time: lower response_max_length or prompt_max_length, set "
                 "gradient_checkpointing: true, lower lora_rank, or set quantization to nf4"
@@ -158,36 +182,60 @@ class Learner:
     ) -> tuple[Gradient, list[LossSums], list[SamplerGap]]:
         self.model.stack()
         settings, key = self.settings.gradient_settings(), self._dropout_key()
-        gradient, sums, gaps = empty_gradient(self.state.adapter_weights), [], []
+        gradient, sums, gaps = empty_gradient(self.state.adapter_weights, self.model.rules), [], []
+
+        def arguments(part: Microbatch) -> tuple:
+            return self.model, self.adapter, gradient, self._placed(part), temperature, key
+
+        static = {"settings": settings, "against_sampler": against_sampler}
+        self._make_sure_of_room(parts, partial(add_policy_gradient.lower, **static), arguments)
         for part in parts:
-            gradient, part_sums, gap = add_policy_gradient(
-                self.model,
-                self.adapter,
-                gradient,
-                part,
-                temperature,
-                key,
-                settings=settings,
-                against_sampler=against_sampler,
-            )
+            gradient, part_sums, gap = add_policy_gradient(*arguments(part), **static)
             sums.append(part_sums)
             gaps.append(gap)
         if not measure_gap:
             return gradient, sums, []
         if key is not None:
-            gaps = [sampler_gap(self.model, self.adapter, parts[0], temperature, settings)]
+            gaps = [sampler_gap(self.model, self.adapter, self._placed(parts[0]), temperature, settings)]
         return gradient, sums, gaps
 
     def _supervised_gradient(self, parts: list[Microbatch]) -> tuple[Gradient, list[LossSums]]:
         self.model.stack()
         settings, key = self.settings.gradient_settings(), self._dropout_key()
-        gradient, sums = empty_gradient(self.state.adapter_weights), []
+        gradient, sums = empty_gradient(self.state.adapter_weights, self.model.rules), []
+
+        def arguments(part: Microbatch) -> tuple:
+            return self.model, self.adapter, gradient, self._placed(part), key
+
+        self._make_sure_of_room(parts, partial(add_supervised_gradient.lower, settings=settings), arguments)
         for part in parts:
-            gradient, part_sums = add_supervised_gradient(
-                self.model, self.adapter, gradient, part, key, settings=settings
-            )
+            gradient, part_sums = add_supervised_gradient(*arguments(part), settings=settings)
             sums.append(part_sums)
         return gradient, sums
+
+    def _make_sure_of_room(
+        self, parts: list[Microbatch], lower: Callable[..., Any], arguments: Callable[[Microbatch], tuple]
+    ) -> None:
+        """Of several processes: find out whether every one has the memory, before any waits in a program for another.
+
+        What the compiled program needs is allocated, and let go again, once for each shape.
+        """
+        if self._agree is None:
+            return
+        for part in parts:
+            shape = (lower.func, part.tokens.shape, part.mask.shape, *lower.keywords.values())
+            if shape in self._fitting:
+                continue
+            size = lower(*arguments(part)).compile().memory_analysis().temp_size_in_bytes
+            failed, _ = _unless_out_of_memory(lambda size=size: _allocate(size))
+            if self._agree(failed):
+                raise jax.errors.JaxRuntimeError(f"{_OUT_OF_MEMORY[0]}: a process has no room for {size} bytes")
+            self._fitting.add(shape)
+
+    def _placed(self, part: Microbatch) -> Microbatch:
+        """A microbatch with each device's rows on it."""
+        rules = self.model.rules
+        return part if rules is None else place(part, jax.tree.map(lambda array: rules.rows(array.shape), part))
 
     def _dropout_key(self) -> PRNGKeyArray | None:
         """A key that the seed and the optimizer step determine; None without dropout."""
@@ -198,14 +246,37 @@ class Learner:
         return {"update/skipped": 1.0, "update/tokens": 0.0, "grad_norm": 0.0, "learning_rate": rate}
 
 
+def _unless_out_of_memory(attempt: Callable[[], Any]) -> tuple[bool, Any]:
+    """Return whether an attempt failed for want of device memory, and what came of it otherwise."""
+    try:
+        return False, attempt()
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise
+    return True, None
+
+
+def _allocate(size: int) -> None:
+    """Take so many bytes of each of this process's devices, and let them go."""
+    for device in jax.local_devices():
+        jax.block_until_ready(jnp.zeros(size, jnp.uint8, device=device)).delete()
+
+
 @jax.jit
 def _fold(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-@partial(jax.jit, static_argnames="settings", donate_argnames="state")
+@partial(jax.jit, static_argnames=("settings", "rules"))
+def new_state(weights: dict, settings: LearnerSettings, rules: ShardingRules | None = None) -> LearnerState:
+    """The state before the first step, with a copy of the weights."""
+    weights = jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), weights)
+    return hold_adapter(rules, LearnerState(weights, settings.optimizer().init(weights), jnp.zeros((), jnp.int32)))
+
+
+@partial(jax.jit, static_argnames=("settings", "rules"), donate_argnames="state")
 def apply_gradient(
-    state: LearnerState, gradient: Gradient, settings: LearnerSettings
+    state: LearnerState, gradient: Gradient, settings: LearnerSettings, rules: ShardingRules | None = None
 ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
     """One optimizer step; nothing of the state changes where the gradient is not finite."""
     mean = jax.tree.map(lambda numerator: numerator / gradient.normalizer, gradient.numerator)
@@ -215,7 +286,8 @@ def apply_gradient(
     moved = LearnerState(weights, optimizer_state, state.step + 1)
     usable = jnp.isfinite(norm)
     metrics = {"grad_norm": norm, "learning_rate": settings.schedule(state.step), "update/skipped": 1.0 - usable}
-    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, state), metrics
+    state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, state)
+    return hold_adapter(rules, state), metrics
 
 
 def _gap_metrics(gaps: list[SamplerGap]) -> dict[str, float]:

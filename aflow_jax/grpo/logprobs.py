@@ -10,9 +10,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from aflow_jax.qwen2 import Adapter, Qwen2
+from aflow_jax.qwen2.sharding import interleave_rows, row_shards, uninterleave_rows
 
 # A chunk's logits, float32, take about this many bytes when nobody says otherwise, and fewer where a chunk is large
 # enough without them: of a small vocabulary they then stay in the processor's cache.
@@ -57,16 +58,23 @@ def target_statistics(
     Both in nats, float32, under `log_softmax(unembed(hidden) / temperature)`. Differentiable with respect to `hidden`
     only; through the entropy only if `entropy_gradient`, which costs a second vector a token.
     """
-    count = targets.size
+    shards = row_shards(model.rules, targets.shape[0])
+    count = targets.size // shards
     chunk = chunk or min(_CHUNK_TOKENS, max(1, _CHUNK_BYTES // (4 * model.config.vocab_size)))
-    chunks = -(-count // chunk)
+    chunks = -(-targets.size // max(chunk, shards))
     # Chunks of equal size, so that the last one is not mostly padding.
     chunk = -(-count // chunks)
-    room = chunks * chunk - count
-    flat = jnp.pad(hidden.reshape(count, -1), ((0, room), (0, 0))).reshape(chunks, chunk, -1)
-    flat_targets = jnp.pad(targets.reshape(count), (0, room)).reshape(chunks, chunk)
-    logprobs, entropies = _statistics(model, flat, flat_targets, jnp.float32(temperature), entropy_gradient)
-    return tuple(values.reshape(-1)[:count].reshape(targets.shape) for values in (logprobs, entropies))
+
+    def cut(values: Shaped[Array, "B W ..."]) -> Shaped[Array, "n C ..."]:
+        flat = values.reshape(shards, count, *values.shape[2:])
+        flat = jnp.pad(flat, ((0, 0), (0, chunks * chunk - count), *[(0, 0)] * (flat.ndim - 2)))
+        return interleave_rows(model.rules, flat, chunks)
+
+    def whole(cut: Float[Array, "n C"]) -> Float[Array, "B W"]:
+        return uninterleave_rows(cut, shards)[:, :count].reshape(targets.shape)
+
+    logprobs, entropies = _statistics(model, cut(hidden), cut(targets), jnp.float32(temperature), entropy_gradient)
+    return whole(logprobs), whole(entropies)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

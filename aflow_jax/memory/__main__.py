@@ -25,12 +25,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", metavar="CARD", help="t4_16gb, v100_16gb, a100_40gb, a100_80gb or h200; default: what is here"
     )
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="how many such devices; default: those here, or 1 card"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":
     _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
+import jax
 
 from aflow_jax.memory.devices import CARDS, GIB, this_device
 from aflow_jax.memory.fit import check_memory
@@ -47,17 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         shape = found_shape(config)
         device = CARDS[options.device] if options.device else this_device()
-        show(plan_memory(config, shape, device))
-        check_memory(config, shape, device)
+        devices = options.devices or (1 if options.device else jax.device_count())
+        show(plan_memory(config, shape, device, devices=devices), devices)
+        check_memory(config, shape, device, devices=devices)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def show(plan: MemoryPlan) -> None:
+def show(plan: MemoryPlan, devices: int = 1) -> None:
     """Print a plan as a table."""
-    table = Table(title=f"memory in GiB on {plan.device.name}", title_justify="left", show_edge=False)
+    where = plan.device.name if devices == 1 else f"each of {devices} × {plan.device.name}"
+    table = Table(title=f"memory in GiB on {where}", title_justify="left", show_edge=False)
     table.add_column("")
     for phase in plan.phases:
         table.add_column(phase, justify="right")

@@ -13,29 +13,33 @@ Change = dict[str, Any]
 """Settings by key."""
 
 
-def check_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None) -> MemoryPlan:
+def check_memory(
+    config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None, devices: int = 1
+) -> MemoryPlan:
     """Return the plan of a run.
 
     Raises:
       UserError: it does not fit the device; names the keys to change, with values that fit.
     """
-    plan = plan_memory(config, shape, device, evaluated)
+    plan = plan_memory(config, shape, device, evaluated, devices)
     if plan.fits:
         return plan
     needed = f"{(plan.peak + device.reserve) / GIB:.1f} GiB in the phase {plan.fullest!r}"
     raise UserError(
         f"the run does not fit: it needs {needed}, reserve included, and {device.name} has "
-        f"{device.capacity / GIB:.1f} GiB: {_advice(config, shape, device, evaluated)}"
+        f"{device.capacity / GIB:.1f} GiB: {_advice(config, shape, device, evaluated, devices)}"
     )
 
 
-def mends(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None) -> list[Change]:
+def mends(
+    config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None, devices: int = 1
+) -> list[Change]:
     """Return changes that make a run fit: single keys, each enough by itself and no more than needed; or else one
     change of several keys; or nothing.
     """
 
     def fits(change: Change) -> bool:
-        return plan_memory(config.model_copy(update=change), shape, device, evaluated).fits
+        return plan_memory(config.model_copy(update=change), shape, device, evaluated, devices).fits
 
     keys = [list(changes) for changes in _ways(config)]
     if not fits({key: value for way in keys for key, value in way[-1].items()}):
@@ -52,8 +56,8 @@ def mends(config: Config, shape: Qwen2Config, device: Device, evaluated: int | N
     return [together]
 
 
-def _advice(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None) -> str:
-    found = mends(config, shape, device, evaluated)
+def _advice(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None, devices: int) -> str:
+    found = mends(config, shape, device, evaluated, devices)
     if not found:
         return "no setting but a smaller base_model will do"
     words = [" ".join(f"{key}={_written(value)}" for key, value in change.items()) for change in found]

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from aflow_jax.assembly import learner_settings, supervised_settings
+from aflow_jax.assembly import learner_settings, planned_rules, supervised_settings
 from aflow_jax.config import Config
 from aflow_jax.grpo import LearnerSettings
 from aflow_jax.grpo.batch import bucket as learner_bucket
 from aflow_jax.grpo.batch import microbatch_rows
 from aflow_jax.memory.devices import GIB, Device
-from aflow_jax.memory.liveness import Layout, tree_bytes
+from aflow_jax.memory.liveness import Layout
 from aflow_jax.memory.programs import (
     PolicyShape,
     adapter_piece_bytes,
@@ -20,7 +20,6 @@ from aflow_jax.memory.programs import (
     optimizer_layout,
     prefill_layout,
     rearranged_bytes,
-    slot_state,
 )
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.sampling.filters import top_k_bound
@@ -79,7 +78,9 @@ class MemoryPlan:
         )
 
 
-def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None) -> MemoryPlan:
+def plan_memory(
+    config: Config, shape: Qwen2Config, device: Device, evaluated: int | None = None, devices: int = 1
+) -> MemoryPlan:
     """Say what a run takes, from its settings and its model's shape alone.
 
     The programs are traced for the device, as they are run with all prompts and answers at their longest, and laid out
@@ -90,6 +91,8 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
       shape: Shape of the base model.
       device: Where it is to run.
       evaluated: Held-out problems in an evaluation; None where that is not known: as many as fill all slots.
+      devices: How many such devices there are, laid out as `config.mesh` says; the plan is of one of them, whose
+        programs are those of its rows and of a model as narrow as its part is. What they send each other is left out.
     """
     policy = PolicyShape(
         config=shape,
@@ -99,6 +102,7 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
         rank=config.lora_rank,
         targets=config.lora_target_modules,
         dropout=config.lora_dropout,
+        rules=None if devices == 1 else planned_rules(config, devices),
     )
     settings = learner_settings(config)
     resident = _resident(policy, settings)
@@ -106,7 +110,7 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
     completions = {"sampling": rollouts}
     if config.eval_every and evaluated != 0:
         completions["evaluation"] = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
-    slots = {phase: min(config.sampling_slots, slot_count(count)) for phase, count in completions.items()}
+    slots = {phase: policy.rows(min(config.sampling_slots, slot_count(count))) for phase, count in completions.items()}
     # Nothing is sampled before the warm start; from then on the copy, where there is one, stays.
     kept = {"decode weights": max(rearranged_bytes(policy, count) for count in slots.values())}
     moved = not all(is_rearranged(policy, count) for count in slots.values())
@@ -126,39 +130,41 @@ def plan_memory(config: Config, shape: Qwen2Config, device: Device, evaluated: i
 def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
     """What stays from the first step to the last."""
     state = learner_state(policy, settings)
-    weights = tree_bytes(state.adapter_weights)
+    weights = policy.adapter_bytes(state.adapter_weights)
     return {
-        "weights": tree_bytes(policy.model),
-        "adapter": weights + tree_bytes(policy.adapter),
-        "optimizer": tree_bytes(state.optimizer_state),
+        "weights": policy.model_bytes(),
+        "adapter": weights + policy.adapter_bytes(policy.adapter.weights),
+        "optimizer": policy.adapter_bytes(state.optimizer_state),
     }
 
 
 def _sampling(config: Config, policy: PolicyShape, slots: int, kept: Terms) -> Terms:
     length, bound = config.prompt_max_length, top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
-    cache_length = engine_bucket(length + config.max_new_tokens)
+    cache_length, part = engine_bucket(length + config.max_new_tokens), policy.part
     cut = not is_rearranged(policy, slots)
-    prompt = prefill_layout(policy, engine_bucket(length), cut=cut)
-    decoding = decode_layout(policy, slots, cache_length, bound)
-    weights = {"decode weights": kept["decode weights"] + adapter_piece_bytes(policy, slots)}
-    held = {"KV cache": tree_bytes(slot_state(policy, slots, cache_length)) + prompt.outputs}
+    prompt = prefill_layout(part, engine_bucket(length), cut=cut)
+    decoding = decode_layout(part, slots, cache_length, bound)
+    weights = {"decode weights": kept["decode weights"] + adapter_piece_bytes(part, slots)}
+    held = {"KV cache": policy.cache_bytes(slots, cache_length) + prompt.outputs}
     running = weights | held | _fullest(policy, prompt, decoding)
     # Before there are slots the base's layers, which the update left stacked, are cut.
-    return _fuller(running, kept | {"workspace": largest_stack_bytes(policy)}) if cut else running
+    return _fuller(running, kept | {"workspace": largest_stack_bytes(part)}) if cut else running
 
 
 def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:
     layouts = gradient_layout(
-        policy,
+        policy.part,
         settings,
-        microbatch_rows(sequences, settings.microbatch_size),
+        policy.rows(microbatch_rows(sequences, settings.microbatch_size)),
         learner_bucket(config.prompt_max_length + config.max_new_tokens),
         learner_bucket(config.max_new_tokens),
     )
-    gradients = {"gradients": tree_bytes(policy.adapter.weights)}
-    running = gradients | _fullest(policy, layouts, optimizer_layout(policy, settings))
+    gradients = {"gradients": policy.adapter_bytes(policy.adapter.weights)}
+    # Of the residual stream, which is all that full rematerialisation keeps, a device has its part of the positions.
+    parts = policy.rules.model if policy.rules and settings.remat == "full" else 1
+    running = gradients | _fullest(policy, layouts, optimizer_layout(policy.part, settings), parts=parts)
     # Before the gradient the base's layers, which sampling left cut, are stacked again.
-    return _fuller(running, {"workspace": largest_stack_bytes(policy)}) if moved else running
+    return _fuller(running, {"workspace": largest_stack_bytes(policy.part)}) if moved else running
 
 
 def _supervised(
@@ -167,7 +173,7 @@ def _supervised(
     """A learner that ends as the next begins, both for a moment; its objective takes no more than the policy's."""
     second = _resident(policy, settings)
     doubled = {
-        "adapter": resident["adapter"] + tree_bytes(policy.adapter.weights),
+        "adapter": resident["adapter"] + policy.adapter_bytes(policy.adapter.weights),
         "optimizer": resident["optimizer"] + second["optimizer"],
     }
     return resident | doubled | _update(config, policy, settings, sequences, moved=moved)
@@ -177,10 +183,11 @@ def _fuller(one: Terms, other: Terms) -> Terms:
     return max(one, other, key=lambda terms: sum(terms.values()))
 
 
-def _fullest(policy: PolicyShape, *layouts: Layout) -> Terms:
-    """The temporaries of the program that needs most of them."""
+def _fullest(policy: PolicyShape, *layouts: Layout, parts: int = 1) -> Terms:
+    """The temporaries of the program that needs most of them; what it saves is cut into `parts`."""
     layout = max(layouts, key=lambda layout: layout.temporaries)
-    vocabulary = policy.config.vocab_size
+    vocabulary = policy.part.config.vocab_size
     saved = sum(size for kind, size in layout.peak if kind == "saved")
     logits = sum(size for kind, size in layout.peak if kind != "saved" and vocabulary in kind)
-    return {"saved activations": saved, "logits": logits, "workspace": layout.temporaries - saved - logits}
+    workspace = layout.temporaries - saved - logits + policy.gathered_bytes()
+    return {"saved activations": saved // parts, "logits": logits, "workspace": workspace}

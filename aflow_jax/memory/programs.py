@@ -19,6 +19,8 @@ from aflow_jax.qwen2 import (
     DecodeWeights,
     Qwen2,
     Qwen2Config,
+    ShardingRules,
+    empty_cache,
     init_adapter,
     init_random,
     suits_tiles,
@@ -42,6 +44,7 @@ class PolicyShape:
       device: Where it is to be; says what dtype "auto" is, and which attention there is.
       dtype, quantization: As in the settings.
       rank, targets, dropout: Of the adapter.
+      rules: Where arrays lie on several such devices; None on one.
     """
 
     config: Qwen2Config
@@ -51,6 +54,51 @@ class PolicyShape:
     rank: int
     targets: str
     dropout: float
+    rules: ShardingRules | None = None
+
+    @functools.cached_property
+    def part(self) -> "PolicyShape":
+        """What one device computes: a narrower model, its share of heads, inner width and vocabulary."""
+        if self.rules is None:
+            return self
+
+        def divided(size: int) -> int:
+            return size // self.rules.model if size % self.rules.model == 0 else size
+
+        config, names = self.config, ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+        narrow = dataclasses.replace(config, **{name: divided(getattr(config, name)) for name in names})
+        return dataclasses.replace(self, config=narrow, rules=None)
+
+    def rows(self, count: int) -> int:
+        """Of so many rows of a batch, or slots, those that a device has."""
+        return count if self.rules is None else -(-count // self.rules.data)
+
+    def model_bytes(self) -> int:
+        """The base's bytes on a device."""
+        return tree_bytes(self.model) if self.rules is None else self.rules.model_bytes(self.model)
+
+    def adapter_bytes(self, state: Any) -> int:
+        """A device's bytes of a pytree of adapter matrices."""
+        return tree_bytes(state) if self.rules is None else self.rules.adapter_bytes(state)
+
+    def cache_bytes(self, slots: int, cache_length: int) -> int:
+        """The slots' bytes on a device."""
+        state = slot_state(self.part, slots, cache_length)
+        if self.rules is None:
+            return tree_bytes(state)
+        whole = jax.eval_shape(
+            lambda: empty_cache(self.config, slots * self.rules.data, cache_length, self.model.dtype)
+        )
+        keys = sum(self.rules.shard_bytes(at, self.rules.cache(at.shape, 2)) for at in whole.keys)
+        values = sum(self.rules.shard_bytes(at, self.rules.cache(at.shape, 3)) for at in whole.values)
+        return keys + values + tree_bytes(dataclasses.replace(state, cache=None))
+
+    def gathered_bytes(self) -> int:
+        """With `fsdp`, what a device gathers of the base while it runs: this layer's matrices and the next one's."""
+        if self.rules is None or not self.rules.fsdp:
+            return 0
+        layers = tree_bytes(list(self.part.model.layers.values()))
+        return 2 * layers // self.config.num_hidden_layers + tree_bytes(self.part.model.embedding)
 
     @functools.cached_property
     def model(self) -> Qwen2:
@@ -113,7 +161,7 @@ def decode_weights(policy: PolicyShape, slots: int) -> DecodeWeights:
 def is_rearranged(policy: PolicyShape, slots: int) -> bool:
     """Return whether so many slots read a rearranged copy of the base; else the model's own weights, held cut."""
     with traced_for(policy.device.as_absent()):
-        return suits_tiles(policy.model.dtype, slots)
+        return policy.rules is None and suits_tiles(policy.model.dtype, slots)
 
 
 def rearranged_bytes(policy: PolicyShape, slots: int) -> int:
@@ -154,6 +202,14 @@ def slot_state(policy: PolicyShape, slots: int, cache_length: int) -> SlotState:
 @functools.lru_cache(maxsize=256)
 def gradient_layout(policy: PolicyShape, settings: LearnerSettings, rows: int, length: int, window: int) -> Layout:
     """Lay out one microbatch's gradient: `rows` sequences of `length`, completions in a window of `window`."""
+    arguments, static = gradient_arguments(policy, settings, rows, length, window)
+    return policy.laid_out(add_policy_gradient, *arguments, donated=arguments[2], **static)
+
+
+def gradient_arguments(
+    policy: PolicyShape, settings: LearnerSettings, rows: int, length: int, window: int
+) -> tuple[tuple, dict[str, Any]]:
+    """Return what a microbatch's gradient is called with, as shapes, and its static arguments."""
     part = Microbatch(
         rows=Shape((rows,), jnp.int32),
         tokens=Shape((rows, length), jnp.int32),
@@ -165,18 +221,8 @@ def gradient_layout(policy: PolicyShape, settings: LearnerSettings, rows: int, l
     )
     gradient = jax.eval_shape(empty_gradient, policy.adapter.weights)
     key = jax.eval_shape(lambda: jax.random.key(0)) if policy.dropout else None
-    return policy.laid_out(
-        add_policy_gradient,
-        policy.model,
-        policy.adapter,
-        gradient,
-        part,
-        _scalar(jnp.float32),
-        key,
-        donated=gradient,
-        settings=settings.gradient_settings(),
-        against_sampler=settings.ppo_epochs > 1,
-    )
+    arguments = (policy.model, policy.adapter, gradient, part, _scalar(jnp.float32), key)
+    return arguments, {"settings": settings.gradient_settings(), "against_sampler": settings.ppo_epochs > 1}
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,13 +3,22 @@
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_count
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step, decode_tokens, empty_cache
+from aflow_jax.qwen2.decode import (
+    DecodeWeights,
+    KVCache,
+    cut_adapter,
+    decode_step,
+    decode_tokens,
+    empty_cache,
+    hold_cache,
+)
 from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
+from aflow_jax.qwen2.sharding import ShardingRules, hold, hold_rows, make_mesh, place, planned_mesh
 from aflow_jax.qwen2.sizes import PUBLISHED_SIZES, published_shape
 from aflow_jax.qwen2.tiles import suits_tiles
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
@@ -25,6 +34,7 @@ __all__ = [
     "KVCache",
     "Qwen2",
     "Qwen2Config",
+    "ShardingRules",
     "Tokenizer",
     "choose_dtype",
     "create_checkpoint",
@@ -33,12 +43,18 @@ __all__ = [
     "decode_tokens",
     "empty_cache",
     "export_merged",
+    "hold",
+    "hold_cache",
+    "hold_rows",
     "init_adapter",
     "init_random",
     "load_peft",
     "load_pretrained",
     "load_tokenizer",
+    "make_mesh",
     "parameter_count",
+    "place",
+    "planned_mesh",
     "published_shape",
     "resolve_model",
     "save_peft",

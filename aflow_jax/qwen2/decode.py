@@ -16,6 +16,7 @@ from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm
 from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import QuantizedWeight
+from aflow_jax.qwen2.sharding import ShardingRules, hold, hold_rows
 from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles, tile
 
 
@@ -70,10 +71,19 @@ class DecodeWeights:
     final_norm: Float[Array, "D"]
     output: Float[Array, "V D"] | TiledWeight
     config: Qwen2Config = dataclasses.field(metadata={"static": True})
+    rules: ShardingRules | None = dataclasses.field(default=None, metadata={"static": True})
 
     def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Return float32 logits of hidden states after the final norm."""
         return output_matmul(hidden, self.output)
+
+
+def hold_cache(rules: ShardingRules | None, cache: KVCache) -> KVCache:
+    """Inside a program: keep the cache where the rules say."""
+    return KVCache(
+        keys=hold(rules, cache.keys, lambda keys: rules.cache(keys.shape, 2)),
+        values=hold(rules, cache.values, lambda values: rules.cache(values.shape, 3)),
+    )
 
 
 def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
@@ -92,10 +102,14 @@ def arrange(weight: Array | QuantizedWeight, rows: int) -> Array | QuantizedWeig
     return tile(weight) if matrix and suits_tiles(weight.dtype, rows) else weight
 
 
-@partial(jax.jit, static_argnums=1)
-def cut_adapter(adapter: Adapter | None, layers: int) -> tuple[Adapter | None, ...]:
+@partial(jax.jit, static_argnums=(1, 2))
+def cut_adapter(adapter: Adapter | None, layers: int, rules: ShardingRules | None = None) -> tuple[Adapter | None, ...]:
     """Return each layer's slice of an adapter."""
-    return tuple(layer_of(adapter, layer) for layer in range(layers))
+    pieces = tuple(layer_of(adapter, layer) for layer in range(layers))
+    if adapter is None or rules is None:
+        return pieces
+    constrain = jax.lax.with_sharding_constraint
+    return tuple(at.replace_weights(constrain(at.weights, rules.adapter_piece(at.weights))) for at in pieces)
 
 
 def decode_step(
@@ -124,7 +138,7 @@ def decode_tokens(
     config = weights.config
     places = positions[:, None] + jnp.arange(tokens.shape[1])
     cosines, sines = rotary_angles(places, config.head_dim, config.rope_theta)
-    residual = weights.embedding[tokens].astype(jnp.float32)
+    residual = hold_rows(weights.rules, weights.embedding[tokens].astype(jnp.float32))
     rows = jnp.arange(tokens.shape[0])[:, None]
     keys, values = [], []
     for layer, adapter, layer_keys, layer_values in zip(
@@ -138,10 +152,12 @@ def decode_tokens(
             return attended, (row_keys, row_values)
 
         residual, (layer_keys, layer_values) = layer_forward(config, layer, residual, attend, adapter=adapter)
+        residual = hold_rows(weights.rules, residual)
         keys.append(layer_keys)
         values.append(layer_values)
     hidden = rms_norm(residual, weights.final_norm, config.rms_norm_eps)
-    return hidden.astype(weights.embedding.dtype), KVCache(tuple(keys), tuple(values))
+    cache = hold_cache(weights.rules, KVCache(tuple(keys), tuple(values)))
+    return hidden.astype(weights.embedding.dtype), cache
 
 
 def _write(places: Any, new: Float[Array, "B N K h"]) -> Array:

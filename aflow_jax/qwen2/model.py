@@ -23,6 +23,8 @@ from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
 from aflow_jax.qwen2.remat import REMAT_POLICIES
+from aflow_jax.qwen2.sharding import ShardingRules, hold_residual
+from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles
 
 
 class Qwen2(nnx.Module):
@@ -35,6 +37,7 @@ class Qwen2(nnx.Module):
         projections may be quantised.
       final_norm: [D].
       lm_head: [V, D], or None where the embedding is tied.
+      rules: Where arrays lie on a mesh; None on a single device.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class Qwen2(nnx.Module):
         layers: Mapping[str, Array | QuantizedWeight],
         final_norm: Array,
         lm_head: Array | None,
+        rules: ShardingRules | None = None,
     ) -> None:
         self.config = config
+        self.rules = rules
         self.embedding = nnx.Param(embedding)
         self.layers = nnx.Dict({name: nnx.Param(weight) for name, weight in layers.items()})
         self.final_norm = nnx.Param(final_norm)
@@ -128,13 +133,18 @@ class Qwen2(nnx.Module):
 
     def unstacked(self, adapter: Adapter | None, rows: int) -> DecodeWeights:
         """Return the weights cut into layers, for a decode loop of so many rows: call it once, outside the loop."""
+
+        def arranged(weight: Array | QuantizedWeight) -> Array | QuantizedWeight | TiledWeight:
+            return arrange(weight, rows) if self.suits_tiles(rows) else weight
+
         return DecodeWeights(
             embedding=self.embedding.get_value(),
-            layers=tuple({name: arrange(at, rows) for name, at in layer.items()} for layer in self.cut_weights()),
-            adapters=cut_adapter(adapter, self.config.num_hidden_layers),
+            layers=tuple({name: arranged(at) for name, at in layer.items()} for layer in self.cut_weights()),
+            adapters=cut_adapter(adapter, self.config.num_hidden_layers, self.rules),
             final_norm=self.final_norm.get_value(),
-            output=arrange(self.output_weight(), rows),
+            output=arranged(self.output_weight()),
             config=self.config,
+            rules=self.rules,
         )
 
     def quantized(self, kind: Quantization) -> "Qwen2":
@@ -145,7 +155,12 @@ class Qwen2(nnx.Module):
             layers=quantize_layers(self.layer_weights(), kind),
             final_norm=self.final_norm.get_value(),
             lm_head=None if self.lm_head is None else self.lm_head.get_value(),
+            rules=self.rules,
         )
+
+    def suits_tiles(self, rows: int) -> bool:
+        """Whether products of so many rows are faster with matrices in tiles, which lie on one device."""
+        return self.rules is None and suits_tiles(self.dtype, rows)
 
     @property
     def is_cut(self) -> bool:
@@ -155,19 +170,21 @@ class Qwen2(nnx.Module):
     def cut(self) -> None:
         """Hold the layers' weights cut, for prefill and decoding: every function takes them either way."""
         if not self.is_cut:
-            for weight in self.layers.values():
-                weight.set_value(cut_weight(weight.get_value()))
+            for name, weight in self.layers.items():
+                weight.set_value(cut_weight(weight.get_value(), name, self.rules))
 
     def stack(self) -> None:
         """Hold the layers' weights stacked, for training: a scan compiles one layer only."""
         if self.is_cut:
-            for weight in self.layers.values():
-                weight.set_value(stack_weight(weight.get_value()))
+            for name, weight in self.layers.items():
+                weight.set_value(stack_weight(weight.get_value(), name, self.rules))
 
     def layer_weights(self) -> dict[str, Array | QuantizedWeight]:
         """Return the stacked weights of the layers by name, without their wrappers; copies where they are held cut."""
         weights = {name: weight.get_value() for name, weight in self.layers.items()}
-        return {name: stack_weight(weight) for name, weight in weights.items()} if self.is_cut else weights
+        if not self.is_cut:
+            return weights
+        return {name: stack_weight(weight, name, self.rules) for name, weight in weights.items()}
 
     def cut_weights(self) -> tuple[dict[str, Array | QuantizedWeight], ...]:
         """Return each layer's weights by name; copies where they are held stacked."""
@@ -203,11 +220,12 @@ class Qwen2(nnx.Module):
         def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array] | None]:
             weights, layer_adapter, index = at
             keys = None if dropout_keys is None else fold_in_each(dropout_keys, index)
-            return layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_keys=keys)
+            residual, kept = layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_keys=keys)
+            return hold_residual(self.rules, residual), kept
 
         if REMAT_POLICIES[remat] is not None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=False)
-        residual = self.embedding.get_value()[tokens].astype(jnp.float32)
+        residual = hold_residual(self.rules, self.embedding.get_value()[tokens].astype(jnp.float32))
         if not self.is_cut:
             return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
         kept = []

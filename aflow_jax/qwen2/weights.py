@@ -19,14 +19,15 @@ from aflow_jax.qwen2.device import default_platform, gpu_compute_capability
 from aflow_jax.qwen2.layers import layer_shapes
 from aflow_jax.qwen2.model import Qwen2
 from aflow_jax.qwen2.quantize import QUANTIZATIONS, Quantization, is_quantizable, quantize
-from aflow_jax.qwen2.streaming import ShardingRule, Streamer
+from aflow_jax.qwen2.sharding import ShardingRules
+from aflow_jax.qwen2.streaming import Streamer
 
 
 def load_pretrained(
     folder: str | Path,
     dtype: str = "auto",
     quantization: str | None = None,
-    sharding: ShardingRule | None = None,
+    rules: ShardingRules | None = None,
 ) -> Qwen2:
     """Read a model folder in the Hugging Face layout.
 
@@ -36,9 +37,8 @@ def load_pretrained(
         float16 on older ones, float32 on CPU.
       quantization: "int8" or "nf4" quantises the projections of the layers (`quantize`); the rest, and what they
         dequantise to, is of that dtype. None leaves them.
-      sharding: Where each weight lies, from its name in `Qwen2` ("embedding", "final_norm", "lm_head", or one of
-        `layer_shapes`) and its shape there (stacked: [L, ...]); None puts all on the default device. Each process
-        reads what its own devices hold.
+      rules: Where each weight lies on a mesh; None puts all on the default device. Each process reads what its own
+        devices hold.
 
     Raises:
       UserError: not such a folder, an unsupported architecture, a truncated file, or a missing, extra or misshapen
@@ -49,11 +49,14 @@ def load_pretrained(
     target_dtype = np.dtype(choose_dtype(dtype))
     with open_checkpoint(folder) as checkpoint:
         in_place = jax.default_backend() == "cpu"
-        stream = Streamer(checkpoint=checkpoint, dtype=target_dtype, sharding=sharding, in_place=in_place)
-        return stream_model(stream, quantization)
+        place = None if rules is None else rules.weight
+        stream = Streamer(checkpoint=checkpoint, dtype=target_dtype, sharding=place, in_place=in_place)
+        return stream_model(stream, quantization, rules)
 
 
-def stream_model(stream: Streamer, quantization: Quantization | None = None) -> Qwen2:
+def stream_model(
+    stream: Streamer, quantization: Quantization | None = None, rules: ShardingRules | None = None
+) -> Qwen2:
     """Return the model whose tensors a streamer reads, each quantised before the next one where that is asked for."""
     transform = None if quantization is None else partial(quantize, kind=quantization, dtype=stream.dtype)
     config = stream.checkpoint.config
@@ -71,6 +74,7 @@ def stream_model(stream: Streamer, quantization: Quantization | None = None) -> 
         },
         final_norm=stream.single("final_norm", "model.norm.weight"),
         lm_head=None if config.tie_word_embeddings else stream.single("lm_head", "lm_head.weight"),
+        rules=rules,
     )
 
 

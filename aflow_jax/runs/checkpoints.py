@@ -29,11 +29,16 @@ class SaveFailed(Exception):
 class Checkpoints:
     """The checkpoints of one run. The newest `keep` stay, and the best besides."""
 
-    def __init__(self, folder: Path, *, keep: int = 3) -> None:
-        """Take the folder, which need not exist, and clear it of saves that never committed."""
+    def __init__(self, folder: Path, *, keep: int = 3, first: bool = True) -> None:
+        """Take the folder, which need not exist, and clear it of saves that never committed.
+
+        Of several processes that save together, each its own part of the arrays, one is the `first`: what is not of
+        Orbax it does alone.
+        """
         self.folder = folder.absolute()
         self.keep = keep
-        for torn in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        self._first = first
+        for torn in self.folder.glob("*.orbax-checkpoint-tmp*") if first else ():
             shutil.rmtree(torn)
         self._checkpointer = ocp.StandardCheckpointer()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -63,11 +68,17 @@ class Checkpoints:
         self.wait()
         # A copy of our own: on the CPU Orbax would read the very buffers that the next update is given to overwrite.
         copy = jax.tree.map(jnp.copy, state)
-        self._pending = self._worker.submit(self._write, place, copy, details or {}, files or {}, best)
+        rest = (place, describe(state), details or {}, files or {}, best)
+        if jax.process_count() == 1:
+            self._pending = self._worker.submit(self._write, copy, *rest)
+        else:
+            # Here Orbax has the processes wait for each other in a device program, and those start in one order.
+            self._begin(place, copy)
+            self._pending = self._worker.submit(self._finish, *rest)
 
     def set_aside_after(self, place: Place, *, report: Callable[[str], None]) -> None:
         """Rename what was saved after a place: a run that goes on from there is not to be mixed with it."""
-        for later in (found for found in saved_places(self.folder) if found > place):
+        for later in (found for found in saved_places(self.folder) if found > place) if self._first else ():
             aside = self.folder / f"before_resuming_at_{place}.{later}"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(later)).rename(aside)
@@ -95,18 +106,32 @@ class Checkpoints:
             self._worker.shutdown()
             self._checkpointer.close()
 
-    def _write(
-        self, place: Place, state: Any, details: dict[str, Any], files: Mapping[str, str], best: Place | None
-    ) -> None:
+    def _write(self, state: Any, place: Place, *rest: Any) -> None:
+        self._begin(place, state)
+        self._finish(place, *rest)
+
+    def _begin(self, place: Place, state: Any) -> None:
         path = self.folder / str(place)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if self._first and path.exists():
             shutil.rmtree(path)
         self._checkpointer.save(path, state)
+
+    def _finish(
+        self,
+        place: Place,
+        arrays: dict[str, str],
+        details: dict[str, Any],
+        files: Mapping[str, str],
+        best: Place | None,
+    ) -> None:
+        path = self.folder / str(place)
         self._checkpointer.wait_until_finished()
+        if not self._first:
+            return
         for name, text in files.items():
             write_atomically(path / name, text)
-        manifest = {"stage": place.stage, "step": place.step, "arrays": describe(state), "details": details}
+        manifest = {"stage": place.stage, "step": place.step, "arrays": arrays, "details": details}
         write_atomically(path / MANIFEST, json.dumps(manifest | {"files": digests(path)}, indent=1))
         for old in saved_places(self.folder)[: -self.keep]:
             if old != best:

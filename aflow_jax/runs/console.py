@@ -24,9 +24,9 @@ class _LogFile(logging.FileHandler):
 class RunConsole:
     """The run's voice: `say` for lines, `progress` for a live bar over a stage."""
 
-    def __init__(self, log: Path, *, console: Console | None = None) -> None:
-        """Write to the log and the screen; `console` is stderr where it is None."""
-        self.console = console or Console(stderr=True, highlight=False)
+    def __init__(self, log: Path, *, console: Console | None = None, quiet: bool = False) -> None:
+        """Write to the log and the screen; `console` is stderr where it is None. A `quiet` voice writes to the log."""
+        self.console = console or Console(stderr=True, highlight=False, quiet=quiet)
         self._file = _LogFile(log, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         screen: logging.Handler
@@ -38,12 +38,12 @@ class RunConsole:
         self._logger = logging.getLogger("aflow_jax")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
-        self._logger.handlers = [self._file, screen]
+        self._logger.handlers = [self._file] if quiet else [self._file, screen]
 
     @property
     def is_live(self) -> bool:
         """Whether the screen is a terminal that can be drawn over."""
-        return self.console.is_terminal and not self.console.is_dumb_terminal
+        return self.console.is_terminal and not self.console.is_dumb_terminal and not self.console.quiet
 
     def say(self, message: str) -> None:
         """Write one line to the screen and to training.log."""

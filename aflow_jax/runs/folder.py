@@ -19,27 +19,25 @@ class RunFolder:
     Attributes:
         path: the folder; it holds config.yaml, training.log, metrics.jsonl, rollouts/, checkpoints/.
         was_used: whether a trainer had it before.
+        checkpoints: where the checkpoints are.
     """
 
-    def __init__(self, path: Path, *, resuming: bool) -> None:
-        """Claim the folder, making it where there is none.
+    def __init__(self, path: Path, *, resuming: bool, checkpoints: Path | None = None) -> None:
+        """Claim the folder, making it where there is none; `checkpoints` are elsewhere where that is given.
 
         Raises:
             UserError: it holds another run, another trainer is writing in it, or it cannot be written.
         """
         self.path = path
-        self.was_used = (path / _LOCK).exists()
+        elsewhere = checkpoints not in (None, path / "checkpoints")
+        self.was_used = elsewhere or (path / _LOCK).exists()
         if not resuming and holds_run(path):
             raise UserError(
                 f"run_dir {path}: the folder already holds a run: go on with it by `--resume latest`, "
                 "or choose another with run_dir=… or exp_name=…"
             )
+        self.checkpoints = checkpoints or path / "checkpoints"
         self._lock = _claim(path)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
-        return self.path / "checkpoints"
 
     @property
     def log(self) -> Path:

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from aflow_jax.qwen2 import (
@@ -12,10 +13,13 @@ from aflow_jax.qwen2 import (
     DecodeWeights,
     KVCache,
     Qwen2,
+    ShardingRules,
     cut_adapter,
     decode_step,
     empty_cache,
-    suits_tiles,
+    hold,
+    hold_cache,
+    hold_rows,
 )
 from aflow_jax.sampling.filters import sample_tokens
 
@@ -89,7 +93,7 @@ class Chunk:
 def empty_slots(model: Qwen2, slots: int, cache_length: int, *, with_history: bool = False) -> SlotState:
     """All slots free."""
     integers = jnp.zeros(slots, jnp.int32)
-    return SlotState(
+    state = SlotState(
         cache=empty_cache(model.config, slots, cache_length, model.dtype),
         hidden=jnp.zeros((slots, model.config.hidden_size), model.dtype),
         positions=integers,
@@ -98,6 +102,20 @@ def empty_slots(model: Qwen2, slots: int, cache_length: int, *, with_history: bo
         keys=jax.random.split(jax.random.key(0, impl="threefry2x32"), slots),
         history=jnp.zeros((slots, cache_length), jnp.int32) if with_history else None,
     )
+    return hold_slots(model.rules, state)
+
+
+def hold_slots(rules: ShardingRules | None, state: SlotState) -> SlotState:
+    """Inside a program: keep the slots where the rules say, each on the devices of its part of `data`."""
+    if rules is None:
+        return state
+    slots = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "cache"}
+    return SlotState(cache=hold_cache(rules, state.cache), **hold(rules, slots, lambda array: rules.rows(array.shape)))
+
+
+def hold_chunk(rules: ShardingRules | None, chunk: Chunk) -> Chunk:
+    """Inside a program: have what the host reads on every device, and so in every process."""
+    return hold(rules, chunk, lambda _: rules.everywhere())
 
 
 def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
@@ -108,7 +126,8 @@ def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
     def moved(values: Array, axis: int | None = None) -> Array:
         if rows == 0 and (axis is None or room == 0):
             return values
-        larger = _pad(values, rows=rows, axis=axis, room=room)
+        sharding = values.sharding if isinstance(values.sharding, NamedSharding) else None
+        larger = _pad(values, rows=rows, axis=axis, room=room, sharding=sharding)
         # One array after the other: all the old ones beside all the new ones would be twice the memory.
         values.delete()
         return larger
@@ -127,13 +146,17 @@ def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
     )
 
 
-@partial(jax.jit, static_argnames=("rows", "axis", "room"))
-def _pad(values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: int) -> Array:
+@partial(jax.jit, static_argnames=("rows", "axis", "room", "sharding"))
+def _pad(
+    values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: int, sharding: NamedSharding | None
+) -> Array:
     if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
         # Keys of free slots are set before they are used.
-        return jnp.concatenate([values, jnp.broadcast_to(values[:1], rows)])
-    wider = [rows if at == 0 else room if at == axis else 0 for at in range(values.ndim)]
-    return jnp.pad(values, [(0, more) for more in wider])
+        larger = jnp.concatenate([values, jnp.broadcast_to(values[:1], rows)])
+    else:
+        wider = [rows if at == 0 else room if at == axis else 0 for at in range(values.ndim)]
+        larger = jnp.pad(values, [(0, more) for more in wider])
+    return larger if sharding is None else jax.lax.with_sharding_constraint(larger, sharding)
 
 
 class BaseWeights:
@@ -149,12 +172,12 @@ class BaseWeights:
 
     def with_adapter(self, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
         """The weights for a decode loop of so many rows, once for many chunks."""
-        if not suits_tiles(self._model.dtype, rows):
+        if not self._model.suits_tiles(rows):
             self._model.cut()
             return self._model.unstacked(adapter, rows)
         if self._rearranged is None:
             self._rearranged = cut_layers(self._model, None, rows=rows)
-        adapters = cut_adapter(adapter, self._model.config.num_hidden_layers)
+        adapters = cut_adapter(adapter, self._model.config.num_hidden_layers, self._model.rules)
         return dataclasses.replace(self._rearranged, adapters=adapters)
 
 
@@ -201,7 +224,8 @@ def decode(
 
     start = (jnp.int32(0), state, blank_chunk(state, chunk_length))
     _, state, chunk = jax.lax.while_loop(unfinished, advance, start)
-    return state, dataclasses.replace(chunk, active=state.active)
+    chunk = dataclasses.replace(chunk, active=state.active)
+    return hold_slots(weights.rules, state), hold_chunk(weights.rules, chunk)
 
 
 def blank_chunk(state: SlotState, chunk_length: int) -> Chunk:
@@ -237,19 +261,20 @@ def _draw_allowed(
 ) -> Chunk:
     active = state.active & settings.occupied
     tokens, logprobs = draw(weights, state.hidden, state.keys, state.produced, settings, bound, allowed)
-    return Chunk(
+    chunk = Chunk(
         tokens=jnp.where(active, tokens, -1)[None],
         logprobs=logprobs[None],
         active=_goes_on(dataclasses.replace(state, active=active), settings, tokens),
         passes=active.sum(),
     )
+    return hold_chunk(weights.rules, chunk)
 
 
 @partial(jax.jit, donate_argnames="state")
 def _run_chunk(weights: DecodeWeights, state: SlotState, settings: DrawSettings, chunk: Chunk) -> SlotState:
     state = dataclasses.replace(state, active=state.active & settings.occupied)
     # A slot that has no completion runs any token, which nobody reads.
-    return _run(weights, state, settings, jnp.maximum(chunk.tokens[0], 0))
+    return hold_slots(weights.rules, _run(weights, state, settings, jnp.maximum(chunk.tokens[0], 0)))
 
 
 def _run(weights: DecodeWeights, state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) -> SlotState:
@@ -283,7 +308,7 @@ def draw(
     allowed: UInt32[Array, "B M"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """Draw the token after each state, with the noise of its completion's `numbers`-th token, from 0."""
-    logits = weights.unembed(hidden)
+    logits = hold_rows(weights.rules, weights.unembed(hidden))
     noise = jax.vmap(jax.random.fold_in)(keys, numbers)
     return sample_tokens(
         logits,

@@ -97,7 +97,9 @@ class Lane:
         self._model = model
         self._tokenizer = tokenizer
         self._base = base
-        self._most_slots = slots
+        # Each device of the mesh's `data` axis has equally many.
+        self._parts = 1 if model.rules is None else model.rules.data
+        self._most_slots = self._divided(slots)
         self._chunk_length = chunk_length
         self._constrained = constrained
         self._drafted = 0 if constrained else drafted
@@ -192,7 +194,8 @@ class Lane:
             job.prefix = prefill(self._model, self.adapter, tokens, np.int32(len(prompt)))
         samples = range(job.started, job.started + len(rows))
         seeds = [job.request.seeds[sample] for sample in samples]
-        self._state = insert(self._state, job.prefix, _admission(rows, seeds, len(self._slots)))
+        admission = _admission(rows, seeds, len(self._slots))
+        self._state = insert(self._state, job.prefix, admission, self._model.rules)
         for row, sample in zip(rows, samples, strict=True):
             self._slots[row] = _Running(
                 job=job,
@@ -210,11 +213,16 @@ class Lane:
         slots = len(self._slots)
         if wanted > slots:
             # A lane that grows may grow again: by doubling it meets few shapes, each of which is a program.
-            slots = min(self._most_slots, 1 << (wanted - 1).bit_length() if slots else slot_count(wanted))
+            wanted = 1 << (wanted - 1).bit_length() if slots else slot_count(wanted)
+            slots = min(self._most_slots, self._divided(wanted))
         length = max(
             bucket(len(job.request.prompt_tokens) + min(job.params.max_new_tokens, FIRST_ROOM)) for job in self._waiting
         )
         self._resize(slots, length)
+
+    def _divided(self, slots: int) -> int:
+        """The least number of slots, `slots` or more, that the mesh divides."""
+        return -(-slots // self._parts) * self._parts
 
     def _resize(self, slots: int, cache_length: int) -> None:
         cache_length = max(cache_length, self._cache_length)

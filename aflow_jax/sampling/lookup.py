@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from aflow_jax.qwen2 import DecodeWeights, decode_tokens
-from aflow_jax.sampling.decode import Chunk, DrawSettings, SlotState, blank_chunk, draw
+from aflow_jax.sampling.decode import Chunk, DrawSettings, SlotState, blank_chunk, draw, hold_chunk, hold_slots
 
 
 @partial(jax.jit, static_argnames=("chunk_length", "bound", "drafted"), donate_argnames="state")
@@ -70,7 +70,8 @@ def decode_with_lookup(
 
     start = (jnp.zeros(slots, jnp.int32), state, blank_chunk(state, chunk_length))
     _, state, chunk = jax.lax.while_loop(unfinished, advance, start)
-    return state, dataclasses.replace(chunk, active=state.active)
+    chunk = dataclasses.replace(chunk, active=state.active)
+    return hold_slots(weights.rules, state), hold_chunk(weights.rules, chunk)
 
 
 def find_draft(history: Int[Array, "B S"], lengths: Int[Array, "B"], drafted: int) -> Int[Array, "B G"]:

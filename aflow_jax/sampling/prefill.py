@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from aflow_jax.qwen2 import Adapter, KVCache, Qwen2
-from aflow_jax.sampling.decode import SlotState
+from aflow_jax.qwen2 import Adapter, KVCache, Qwen2, ShardingRules, hold, hold_cache
+from aflow_jax.sampling.decode import SlotState, hold_slots
 
 
 @jax.tree_util.register_dataclass
@@ -50,10 +50,11 @@ class Admission:
 def prefill(model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "T"], length: Int[Array, ""]) -> Prefix:
     """Run one prompt, right-padded to a bucket."""
     hidden, cache = model.prefill(tokens[None], length[None], adapter, cache_length=tokens.shape[0])
-    return Prefix(hidden=hidden[0], cache=cache, length=length, tokens=tokens)
+    hidden = hold(model.rules, hidden[0], lambda _: model.rules.everywhere())
+    return Prefix(hidden=hidden, cache=hold_cache(model.rules, cache), length=length, tokens=tokens)
 
 
-def insert(state: SlotState, prefix: Prefix, admission: Admission) -> SlotState:
+def insert(state: SlotState, prefix: Prefix, admission: Admission, rules: ShardingRules | None = None) -> SlotState:
     """Start `admission.count` completions of a prefix in the slots named; `state` is donated.
 
     slot   cache (· free)                 slot   cache
@@ -62,7 +63,7 @@ def insert(state: SlotState, prefix: Prefix, admission: Admission) -> SlotState:
      2     c c d d d d   →  at 1 and 3     2     c c d d d d
      3     · · · · · ·                     3     p p p p · ·
     """
-    return _insert(state, prefix, admission)
+    return _insert(state, prefix, admission, rules)
 
 
 def _copy_rows(slots: Float[Array, "B K X Y"], prefix: Float[Array, "1 K #X #Y"], admission: Admission) -> Array:
@@ -73,7 +74,7 @@ def _copy_rows(slots: Float[Array, "B K X Y"], prefix: Float[Array, "1 K #X #Y"]
     return jax.lax.fori_loop(0, admission.count, copy, slots)
 
 
-def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> SlotState:
+def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission, rules: ShardingRules | None) -> SlotState:
     def assign(values: Array, new: Array) -> Array:
         return values.at[admission.rows].set(new, mode="drop")
 
@@ -81,7 +82,7 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> Sl
     if history is not None:
         padded = jnp.pad(prefix.tokens, (0, history.shape[1] - prefix.tokens.shape[0]))
         history = assign(history, padded)
-    return SlotState(
+    state = SlotState(
         cache=jax.tree.map(lambda slots, rows: _copy_rows(slots, rows, admission), state.cache, prefix.cache),
         hidden=assign(state.hidden, prefix.hidden),
         positions=assign(state.positions, prefix.length),
@@ -90,9 +91,10 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission) -> Sl
         keys=assign(state.keys, noise_keys(admission.seeds, admission.seed_counts)),
         history=history,
     )
+    return hold_slots(rules, state)
 
 
-_insert = jax.jit(_insert_traced, donate_argnums=0)
+_insert = jax.jit(_insert_traced, static_argnums=3, donate_argnums=0)
 
 
 def noise_keys(seeds: UInt32[Array, "B M"], counts: Int[Array, "B"]) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from aflow_jax.config import Config
 from aflow_jax.grpo import Batch, group_advantages, workflow_aware_advantages
+from aflow_jax.processes import Processes
 from aflow_jax.rewards import FEATURES, GradingUnavailable, workflow_features
 from aflow_jax.rollout import Rollout
 
@@ -28,14 +29,18 @@ class Credit:
     metrics: dict[str, float]
 
 
-async def assign_credit(rollouts: Sequence[Rollout], config: Config, say: Callable[[str], None]) -> Credit:
+async def assign_credit(
+    rollouts: Sequence[Rollout], config: Config, say: Callable[[str], None], processes: Processes | None = None
+) -> Credit:
     """Return the advantages, from the rewards and, in tied groups, from the traces.
 
     Args:
         rollouts: group by group, each of num_return_sequences_in_group.
         config: the settings.
         say: hears of a group whose features cannot be told; where it is tied its advantages are 0.
+        processes: those of the run, each of which finds out the features of its own groups.
     """
+    processes = processes or Processes()
     size, aware = config.num_return_sequences_in_group, config.wa_grpo
     rewards = np.array([rollout.grade.reward for rollout in rollouts])
     void = np.array([rollout.outcome.is_void for rollout in rollouts])
@@ -43,7 +48,14 @@ async def assign_credit(rollouts: Sequence[Rollout], config: Config, say: Callab
         plain = group_advantages(rewards, size, config.advantage_scale, clip=config.advantage_clip, void=void)
         return Credit(plain, {})
     groups = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
-    features = [await _features(group, config.aflow_operators, say) for group in groups]
+
+    async def own() -> list[tuple[int, list[list[float]] | None]]:
+        mine = [(at, group) for at, group in enumerate(groups) if processes.owns(at)]
+        found = [(at, await _features(group, config.aflow_operators, say)) for at, group in mine]
+        return [(at, None if rows is None else rows.tolist()) for at, rows in found]
+
+    told = dict(pair for part in await processes.share(own()) for pair in part)
+    features = [None if told[at] is None else np.array(told[at]) for at in range(len(groups))]
     blank = np.zeros((size, len(FEATURES)))
     advantages = workflow_aware_advantages(
         rewards,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 from aflow_jax.config.sections import VoidLimit
+from aflow_jax.processes import PEER_LOST, Processes
 from aflow_jax.rollout import Rollout
 from aflow_jax.training.state import RunState
 
@@ -27,6 +28,7 @@ class ExitCode(IntEnum):
     TIME_IS_UP = 4
     NOT_FINITE = 5
     UNWRITABLE = 6
+    PEER_LOST = PEER_LOST  # another process of the run has ended
     INTERRUPTED = 130  # by Ctrl-C
     TERMINATED = 143  # by SIGTERM
 
@@ -46,8 +48,10 @@ class StoppedEarly(Exception):
 class TimeLimit:
     """Stops the run before a number of hours are over, counted from when this is made."""
 
-    def __init__(self, hours: float | None) -> None:
+    def __init__(self, hours: float | None, processes: Processes | None = None) -> None:
+        """Take the hours, None for no end; of several processes none stops alone."""
         self._hours = hours
+        self._processes = processes or Processes()
         self._started = self._checked = time.monotonic()
         self._longest = 0.0
 
@@ -55,7 +59,9 @@ class TimeLimit:
         """Raise StoppedEarly where a step as long as the longest so far would end too late; call it after each step."""
         now = time.monotonic()
         self._longest, self._checked = max(self._longest, now - self._checked), now
-        if self._hours is not None and now - self._started + self._longest > self._hours * 3600:
+        if self._hours is None:
+            return
+        if self._processes.any(now - self._started + self._longest > self._hours * 3600):
             raise StoppedEarly(ExitCode.TIME_IS_UP, f"the next step would end after max_hours, {self._hours:g}")
 
 

@@ -1,0 +1,47 @@
+"""The update over a mesh of devices is the update on one, and a device holds its share."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAYOUTS = ("8x1", "4x2", "2x4", "1x8")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict]:
+    script = Path(__file__).with_name("sharded_update.py")
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(script.parents[2]),
+    }
+    process = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradient_are_those_of_one_device(found: dict, layout: str) -> None:
+    assert found[layout]["loss"] == pytest.approx(found["1x1"]["loss"], rel=1e-5)
+    assert found[layout]["gradient gap"] < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_device_holds_an_eighth(found: dict, layout: str) -> None:
+    one, eight = found["1x1"], found[layout]
+    for what in ("base", "adapter", "optimizer", "cache", "arguments"):
+        assert one[f"bytes of {what}"] / eight[f"bytes of {what}"] == pytest.approx(8, rel=0.1), what
+
+
+@pytest.mark.parametrize(("layout", "parts"), [("8x1", 8), ("4x2", 4), ("2x4", 2), ("1x8", 1)])
+def test_rows_of_a_batch_are_divided_over_data(found: dict, layout: str, parts: int) -> None:
+    assert found["1x1"]["bytes of batch"] == parts * found[layout]["bytes of batch"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_the_program_needs_meanwhile_falls_too(found: dict, layout: str) -> None:
+    assert found[layout]["bytes of temporaries"] < 0.35 * found["1x1"]["bytes of temporaries"]

@@ -1,0 +1,104 @@
+"""Sampling on a mesh of 4 × 2 devices and on one of them; prints what it found as JSON.
+
+python sharded_sampling.py, with XLA_FLAGS=--xla_force_host_platform_device_count=8
+"""
+
+import json
+import re
+
+import jax
+import numpy as np
+
+from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, init_adapter, init_random, make_mesh, place
+from aflow_jax.sampling import Request, SamplingParams
+from aflow_jax.sampling.decode import BaseWeights, DrawSettings, decode, empty_slots
+from aflow_jax.sampling.filters import top_k_bound
+from aflow_jax.sampling.lane import _admission
+from aflow_jax.sampling.prefill import _insert, prefill
+from aflow_jax.sampling.scheduler import Scheduler
+
+CONFIG = Qwen2Config(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=128,
+    tie_word_embeddings=True,
+)
+PARAMS = SamplingParams(max_new_tokens=12, temperature=1.0, stop_token_ids=(3, 5))
+
+
+class Spelled:
+    """As much of a tokenizer as the scheduler asks for."""
+
+    eos_token_ids = (3,)
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(65 + token) for token in tokens)
+
+
+def main() -> None:
+    model = jax.jit(init_random, static_argnums=0)(CONFIG, jax.random.key(0))
+    model = jax.tree.map(lambda weight: weight * 8, model)
+    adapter = init_adapter(CONFIG, 4, 8, "q_proj,o_proj", jax.random.key(1))
+    adapter = adapter.replace_weights(jax.tree.map(lambda weight: weight + 0.1, adapter.weights))
+    rules = ShardingRules(make_mesh(4, 2))
+    wide = on_mesh(model, rules)
+    cut = adapter.replace_weights(place(adapter.weights, rules.adapter(adapter.weights)))
+    one, eight = completions(model, adapter), completions(wide, cut)
+    gaps = [np.abs(np.subtract(own[1], other[1])).max() for own, other in zip(one, eight, strict=True)]
+    found = {"tokens equal": [own[0] for own in one] == [other[0] for other in eight], "logprob gap": float(max(gaps))}
+    print(json.dumps(found | {"drawn": sum(len(own[0]) for own in one), "gathered": gathered(wide, cut)}))
+
+
+def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[float]]]:
+    """Six completions of three prompts, of which more wait than there are slots."""
+    scheduler = Scheduler(model, Spelled(), BaseWeights(model), slots=4, prompt_max_length=64, chunk_length=4)
+    for at in range(3):
+        prompt = tuple(range(7 + at, 20 + 5 * at))
+        scheduler.submit(Request(prompt_tokens=prompt, seeds=((at, 0), (at, 1))), PARAMS, adapter)
+    done = {}
+    while not scheduler.idle:
+        for progress in scheduler.step():
+            if progress.completion:
+                done[progress.request, progress.sample] = progress.completion
+    return [(list(done[place].tokens), done[place].logprobs.tolist()) for place in sorted(done)]
+
+
+def gathered(model: Qwen2, adapter: object) -> int:
+    """The most numbers that one all-gather of the decode loop, or of taking in a prompt, brings together."""
+    state = empty_slots(model, 8, 512)
+    weights = BaseWeights(model).with_adapter(adapter, rows=8)
+    floats, integers = np.ones(8, np.float32), np.ones(8, np.int32)
+    settings = DrawSettings(
+        occupied=np.ones(8, bool), temperature=floats, top_k=integers, top_p=floats, min_p=floats, limits=integers,
+        stop_tokens=np.ones((8, 8), np.int32), patience=np.int32(8),
+    )  # fmt: skip
+    prefix = prefill(model, adapter, np.zeros(64, np.int32), np.int32(9))
+    programs = [
+        decode.lower(weights, state, settings, chunk_length=4, bound=top_k_bound(0, CONFIG.vocab_size)),
+        _insert.lower(state, prefix, _admission([1, 6], [(1,), (2,)], 8), model.rules),
+    ]
+    texts = [program.compile().as_text() for program in programs]
+    shapes = [shape for text in texts for shape in re.findall(r"\w+\[([\d,]+)\][^=]* all-gather\(", text)]
+    return max((int(np.prod([int(size) for size in shape.split(",")])) for shape in shapes), default=0)
+
+
+def on_mesh(model: Qwen2, rules: ShardingRules) -> Qwen2:
+    def put(name: str, weight: jax.Array) -> jax.Array:
+        return place(weight, rules.weight(name, weight.shape))
+
+    return Qwen2(
+        CONFIG,
+        embedding=put("embedding", model.embedding.get_value()),
+        layers={name: put(name, weight) for name, weight in model.layer_weights().items()},
+        final_norm=put("final_norm", model.final_norm.get_value()),
+        lm_head=None,
+        rules=rules,
+    )
+
+
+if __name__ == "__main__":
+    main()

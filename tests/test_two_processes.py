@@ -1,0 +1,108 @@
+"""Two processes that train one run, as their user starts them: the metrics of one process, and one of them dying."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aflow_jax.processes import PEER_LOST
+from aflow_jax.runs import newest
+
+REPOSITORY = Path(__file__).parent.parent
+STEPS = 2
+SMALL = {
+    "exp_name": "two",
+    "seed": 3,
+    "create_model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 400},
+    "synthetic_data": {"train": 24, "test": 1},
+    "simulator": {},
+    "max_steps": STEPS,
+    "rollout_batch_size": 2,
+    "num_return_sequences_in_group": 2,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "kl_loss_coef": 0.0,
+    "lora_rank": 4,
+    "lora_dropout": 0.0,
+    "lora_target_modules": "q_proj",
+    "prompt_style": "short",
+    "prompt_max_length": 1024,
+    "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 16},
+    "temperature_schedule": {"enabled": False, "initial": 1.0},
+    "eval_every": 0,
+    "save_every": 1,
+    "log_every": 1,
+    "constrained_sampling": True,  # so that a random model's rollouts are executed
+}
+
+
+def start(config: Path, folder: Path, *overrides: str, devices: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "aflow_jax.train", "--config", str(config), f"run_dir={folder}", *overrides]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    timed = ("time", "latency", "memory")
+    return [{k: v for k, v in json.loads(line).items() if not any(word in k for word in timed)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """One process of two devices; and two of one device each, of which the second is killed after the steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    one = start(config, folder / "one", devices=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    several = [f"distributed.coordinator={address}", "distributed.processes=2", "max_steps=1000"]
+    two = [start(config, folder / "two", *several, f"distributed.process={at}", devices=1) for at in range(2)]
+    while two[0].poll() is None and two[1].poll() is None and len(metrics_of(folder / "two")) <= STEPS:
+        time.sleep(0.1)
+    two[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    said = [process.communicate(timeout=300)[1] for process in (one, *two)]
+    return {
+        "folder": folder,
+        "codes": [process.returncode for process in (one, *two)],
+        "said": said,
+        "seconds": time.monotonic() - killed,
+    }
+
+
+def test_two_processes_train_to_the_metrics_of_one(runs: dict) -> None:
+    assert runs["codes"][0] == 0, runs["said"][0][-3000:]
+    one, two = metrics_of(runs["folder"] / "one"), metrics_of(runs["folder"] / "two")
+    assert len(one) == STEPS + 1
+    assert two[: STEPS + 1] == one
+    assert one[-1]["executor/calls"] > 0
+
+
+def test_when_one_dies_the_other_says_so_and_ends(runs: dict) -> None:
+    assert runs["codes"][1:] == [PEER_LOST, -signal.SIGKILL], runs["said"][1][-3000:]
+    assert "Traceback" not in runs["said"][1]
+    errors = [line for line in runs["said"][1].splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: process 1 of this run has ended: see what it said, and start all of them with --resume latest"
+    ]
+
+
+def test_the_newest_checkpoint_is_one_to_go_on_from(runs: dict) -> None:
+    path = newest(runs["folder"] / "two" / "checkpoints", report=lambda line: None)
+    assert int(path.name.removeprefix("step_")) >= STEPS - 1
