@@ -89,7 +89,8 @@ class Counted:
 
 def collector(parts: Parts, sampler: Sampler, processes: Processes) -> RolloutCollector:
     return RolloutCollector(
-        driver=sampler, clients=Counted(), executor=parts, grader=parts, operators=("Custom", "Programmer", "Review"), limits=Limits(),
+        driver=sampler, clients=Counted(), executor=parts, grader=parts,
+        operators=("Custom", "Programmer", "Review"), limits=Limits(),
         workflow_format="language", prompt_tokens=lambda problem: (1,), processes=processes,
     )  # fmt: skip
 
@@ -118,6 +119,22 @@ def test_each_process_runs_its_own_problems_and_all_have_the_rollouts_of_one() -
     assert set(parts.ran) <= {"0+1?", "2+1?"}
     assert set(others.ran) == {"1+1?"}
     assert len(parts.ran) + len(others.ran) == sum(r.workflow is not None for r in alone)
+
+
+def test_what_all_spent_is_known_to_each() -> None:
+    async def both() -> tuple[list, list]:
+        results, met = [None, None], asyncio.Barrier(2)
+        making = [collector(Parts(), Sampler(), InMemory(at, results, met)) for at in range(2)]
+        params = SamplingParams(max_new_tokens=4)
+        collected = await asyncio.gather(
+            *(one.collect(PROBLEMS, samples=2, seed=(7,), params=params, adapter=None) for one in making)
+        )
+        return [one.spent["executor"] for one in collected], [one.clients.budget for one in making]
+
+    spent, budgets = asyncio.run(both())
+    assert [(one.calls, one.tokens, one.usd) for one in spent] == [(6, 80, 1.0)] * 2
+    # Each has charged its own calls itself: what it learns of is the other's.
+    assert [(one.spent_calls, one.spent_tokens, one.spent_usd) for one in budgets] == [(3, 40, 0.5)] * 2
 
 
 def test_a_process_that_cannot_go_on_samples_to_the_end_with_the_others() -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from aflow_jax.processes import PEER_LOST
-from aflow_jax.runs import newest
+from aflow_jax.runs import Checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 2
@@ -104,5 +104,5 @@ def test_when_one_dies_the_other_says_so_and_ends(runs: dict) -> None:
 
 
 def test_the_newest_checkpoint_is_one_to_go_on_from(runs: dict) -> None:
-    path = newest(runs["folder"] / "two" / "checkpoints", report=lambda line: None)
-    assert int(path.name.removeprefix("step_")) >= STEPS - 1
+    newest = Checkpoint.newest(runs["folder"] / "two" / "checkpoints", report=lambda line: None)
+    assert newest.place.step >= STEPS - 1
