@@ -204,6 +204,7 @@ def collector_of(config: Config, parts: RunParts) -> RolloutCollector:
         limits=workflow_limits(config),
         workflow_format=config.workflow_format,
         prompt_tokens=parts.policy.prompt_tokens,
+        processes=parts.policy.processes,
     )
 
 

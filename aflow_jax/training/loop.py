@@ -68,7 +68,8 @@ class Trainer:
         )
         self.stages = self._supervised_stages()
         self.learner: Learner | None = None  # that of the stage under way
-        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
+        first = self.policy.processes.is_first
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints, first=first)
         self.saved: Place | None = None  # the newest checkpoint
         self.state = RunState(parts.clients.budget, recent_voids=deque(maxlen=config.void_limit.window))
 
@@ -145,7 +146,7 @@ class Trainer:
         collected = await self.pipeline.rollouts(step)
         batch = await self._refilled(step, collected)
         rollouts = batch.chosen + batch.left
-        credit = await assign_credit(batch.chosen, config, self.console.say)
+        credit = await assign_credit(batch.chosen, config, self.console.say, self.policy.processes)
 
         await self.pipeline.settle(step)
         async with self.collector.device:
@@ -295,10 +296,10 @@ class Trainer:
         """Return the learner of a stage, or of GRPO's steps, which starts from the adapter as it is."""
         adapter = self.policy.new_adapter() if self.learner is None else self.learner.adapter
         if stage == "step":
-            return Learner(self.policy.model, adapter, learner_settings(self.config))
+            return self.policy.learner(adapter, learner_settings(self.config))
         if stage not in self.stages:
             raise UserError(f"--resume: the checkpoint is of the stage {stage}: set {stage} as it was saved with")
-        return Learner(self.policy.model, adapter, self.stages[stage].settings)
+        return self.policy.learner(adapter, self.stages[stage].settings)
 
     def _start(self, step: int) -> Collection:
         return self.collector.start(
