@@ -157,7 +157,7 @@ class Learner:
                 return parts, result
             # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
             result = None
-            self._halve(parts[0].tokens.shape[0])
+            self._halve(max(len(part.tokens) for part in parts))
 
     def _attempt(self, parts: list[Microbatch], accumulate: Callable[[list[Microbatch]], Any]) -> Any:
         # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
@@ -188,7 +188,7 @@ class Learner:
             return self.model, self.adapter, gradient, self._placed(part), temperature, key
 
         static = {"settings": settings, "against_sampler": against_sampler}
-        self._make_sure_of_room(parts, partial(add_policy_gradient.lower, **static), arguments)
+        self._make_sure_of_room(parts, add_policy_gradient, arguments, static)
         for part in parts:
             gradient, part_sums, gap = add_policy_gradient(*arguments(part), **static)
             sums.append(part_sums)
@@ -207,14 +207,19 @@ class Learner:
         def arguments(part: Microbatch) -> tuple:
             return self.model, self.adapter, gradient, self._placed(part), key
 
-        self._make_sure_of_room(parts, partial(add_supervised_gradient.lower, settings=settings), arguments)
+        static = {"settings": settings}
+        self._make_sure_of_room(parts, add_supervised_gradient, arguments, static)
         for part in parts:
-            gradient, part_sums = add_supervised_gradient(*arguments(part), settings=settings)
+            gradient, part_sums = add_supervised_gradient(*arguments(part), **static)
             sums.append(part_sums)
         return gradient, sums
 
     def _make_sure_of_room(
-        self, parts: list[Microbatch], lower: Callable[..., Any], arguments: Callable[[Microbatch], tuple]
+        self,
+        parts: list[Microbatch],
+        program: Callable[..., Any],
+        arguments: Callable[[Microbatch], tuple],
+        static: dict[str, Any],
     ) -> None:
         """Of several processes: find out whether every one has the memory, before any waits in a program for another.
 
@@ -223,10 +228,11 @@ class Learner:
         if self._agree is None:
             return
         for part in parts:
-            shape = (lower.func, part.tokens.shape, part.mask.shape, *lower.keywords.values())
+            shape = (program, part.tokens.shape, part.mask.shape, *static.values())
             if shape in self._fitting:
                 continue
-            size = lower(*arguments(part)).compile().memory_analysis().temp_size_in_bytes
+            analysis = program.lower(*arguments(part), **static).compile().memory_analysis()
+            size = analysis.temp_size_in_bytes
             failed, _ = _unless_out_of_memory(lambda size=size: _allocate(size))
             if self._agree(failed):
                 raise jax.errors.JaxRuntimeError(f"{_OUT_OF_MEMORY[0]}: a process has no room for {size} bytes")
@@ -308,7 +314,7 @@ def _metrics(parts: list[Microbatch], sums: list[LossSums], steps: list[dict[str
     positions = sum(part.tokens.size for part in parts)
     # Rows that only fill a microbatch have length 1 and no token in the loss.
     used = sum(int(part.lengths[part.mask.any(axis=1)].sum()) for part in parts)
-    metrics["update/microbatch_size"] = float(len(parts[0].tokens))
+    metrics["update/microbatch_size"] = float(max(len(part.tokens) for part in parts))
     metrics["update/tokens"] = float(sum(part.mask.sum() for part in parts))
     metrics["update/padding_ratio"] = 1.0 - used / positions
     return metrics
