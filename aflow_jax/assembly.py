@@ -15,7 +15,7 @@ from aflow_jax.collector import RolloutCollector
 from aflow_jax.config import Config
 from aflow_jax.config.sections import RejectionSampling, WarmStart
 from aflow_jax.errors import UserError
-from aflow_jax.grpo import LearnerSettings
+from aflow_jax.grpo import Learner, LearnerSettings
 from aflow_jax.local_executor import BaseModel
 from aflow_jax.paths import found
 from aflow_jax.problems import Problem, decontaminate, generate_problems, load_problems
