@@ -82,6 +82,22 @@ def stopped(config: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def killed(config: Path) -> Path:
+    """The same run, killed in its warm start, between the data and the manifest of a save, and in an update."""
+    folder = config.parent / "killed"
+    arguments = ["--config", str(config), f"run_dir={folder}", "--resume", "latest"]
+    for moment, call in (("supervised update", 20), ("after Orbax's commit", 25), ("update", 2)):
+        first = [] if folder.exists() else arguments[:3]
+        code = "import sys; from scripts.kill_test import MOMENTS, killing, train; "
+        code += f"killing(MOMENTS[{moment!r}], {call}); sys.exit(train({first or arguments!r}))"
+        with (config.parent / "killed.log").open("a") as log:  # a pipe would stay open in what the process started
+            ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, stderr=log, check=False)
+        assert ended.returncode == -signal.SIGKILL, (config.parent / "killed.log").read_text()
+    assert main(arguments) == 0
+    return folder
+
+
 def metrics_of(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -99,7 +115,8 @@ def without_times(line: dict) -> dict:
 
 def test_a_run_leaves_its_files(whole: Path) -> None:
     assert steps_of(whole) == [0, 1, 2, 3, 4]
-    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["step_2", "step_3", "step_4"]
+    saved = {path.name for path in (whole / "checkpoints").iterdir()}
+    assert saved - {"step_0"} == {"step_2", "step_3", "step_4"}  # step_0 stays where its evaluation is the best
     names = sorted(path.name for path in (whole / "rollouts").iterdir())
     assert names == ["eval_000000.jsonl.gz", "eval_000004.jsonl.gz", *(f"step_00000{s}.jsonl.gz" for s in range(1, 5))]
     log = (whole / "training.log").read_text()
@@ -179,10 +196,22 @@ def test_alarms_of_the_runs_health_are_said(config: Path, whole: Path, tmp_path:
     assert sum(cut in line for line in said) == len(said) == 1
 
 
-def test_a_stopped_and_resumed_run_equals_one_that_was_not(whole: Path, stopped: Path) -> None:
-    assert [without_times(line) for line in metrics_of(stopped)] == [without_times(line) for line in metrics_of(whole)]
-    restored = [ocp.StandardCheckpointer().restore(folder / "checkpoints" / "step_4") for folder in (whole, stopped)]
+@pytest.mark.parametrize("way", ["stopped", "killed"])
+def test_a_stopped_or_killed_and_resumed_run_equals_one_that_was_not(
+    whole: Path, way: str, request: pytest.FixtureRequest
+) -> None:
+    resumed = request.getfixturevalue(way)
+    assert [without_times(line) for line in metrics_of(resumed)] == [without_times(line) for line in metrics_of(whole)]
+    restored = [ocp.StandardCheckpointer().restore(folder / "checkpoints" / "step_4") for folder in (whole, resumed)]
     assert jax.tree.all(jax.tree.map(lambda one, other: np.array_equal(one, other), *restored))
+
+
+def test_a_kill_loses_no_more_than_the_steps_since_the_last_save(killed: Path) -> None:
+    log = (killed / "training.log").read_text()
+    resumed = [line.rsplit("/", 1)[-1] for line in log.splitlines() if " resumed: " in line]
+    assert resumed[0] in ("warm_start_18", "warm_start_19")  # killed in step 20; the save of 19 may not be complete
+    assert resumed[1] in ("step_1", "step_2")  # killed in the save of the step after
+    assert "has no manifest.json, so the save did not complete" in log
 
 
 def test_a_quantised_base_is_trained_and_exported_onto_the_original_weights(config: Path) -> None:
