@@ -11,14 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from aflow_jax.errors import UserError
-from aflow_jax.runs.page import live_app, save_page
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aflow_jax.report",
         description="Write the page of a run: one HTML file that needs no network.",
@@ -28,7 +24,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write; RUN/report.html by default")
     parser.add_argument("--watch", action="store_true", help="serve the page here, with each step as it comes")
     parser.add_argument("--port", type=int, default=8090, help="the port of --watch; 0 takes a free one (default 8090)")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    _options(None)  # --help and mistakes are answered before the imports below, which take seconds
+
+import uvicorn
+
+from aflow_jax.runs.page import live_app, save_page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _options(arguments)
     try:
         if options.watch:
             watch(options.run, options.port)
