@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from aflow_jax.evaluation.names import CHAIN_OF_THOUGHT, HAND_WRITTEN, SINGLE_CALL
 from aflow_jax.workflow import Call, Chain, Parallel, Workflow, parse
-
-POLICY, UNTRAINED = "policy", "untrained"
-SINGLE_CALL, CHAIN_OF_THOUGHT, SELF_CONSISTENCY, HAND_WRITTEN = (
-    "single_call", "chain_of_thought", "self_consistency", "hand_written",
-)  # fmt: skip
-BASELINES = (SINGLE_CALL, CHAIN_OF_THOUGHT, SELF_CONSISTENCY, HAND_WRITTEN, UNTRAINED)
-"""The names that --baselines takes, in the order of the tables."""
 
 MAX_SELF_CONSISTENCY = 64
 

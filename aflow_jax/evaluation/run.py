@@ -10,16 +10,8 @@ import numpy as np
 
 from aflow_jax.assembly import ExecutionParts, RunParts, collector_of, executor_of
 from aflow_jax.config import Config
-from aflow_jax.evaluation.baselines import (
-    BASELINES,
-    CHAIN_OF_THOUGHT,
-    POLICY,
-    SELF_CONSISTENCY,
-    UNTRAINED,
-    fixed_workflow,
-    samples_at_cost,
-    self_consistency,
-)
+from aflow_jax.evaluation.baselines import fixed_workflow, samples_at_cost, self_consistency
+from aflow_jax.evaluation.names import BASELINES, CHAIN_OF_THOUGHT, POLICY, SELF_CONSISTENCY, UNTRAINED
 from aflow_jax.evaluation.scores import Group, Subject, mean_tokens, score
 from aflow_jax.problems import Problem
 from aflow_jax.qwen2 import Adapter
