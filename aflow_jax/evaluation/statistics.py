@@ -11,6 +11,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,12 @@ def _resampled_means(values: Sequence[float] | np.ndarray, seed: int) -> np.ndar
     values, generator = np.asarray(values, float), np.random.default_rng(seed)
     if not values.size:
         raise ValueError("there is nothing to resample")
-    # A row at a time keeps the memory at that of one resample.
-    return np.array([values[generator.integers(0, values.size, values.size)].mean() for _ in range(RESAMPLES)])
+    # In pieces, so that the memory stays small whatever the number of problems.
+    rows = max(1, _PIECE // values.size)
+    pieces = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    return np.concatenate(
+        [values[generator.integers(0, values.size, (piece, values.size))].mean(axis=1) for piece in pieces]
+    )
 
 
 def _tails(confidence: float) -> tuple[float, float]:
