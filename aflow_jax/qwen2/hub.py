@@ -33,7 +33,6 @@ def resolve_model(name_or_folder: str | Path) -> Path:
 
 def _download(name: str) -> Path:
     # Imported here: it reads its environment at import, and takes a second that local folders need not pay.
-    import httpx
     from huggingface_hub import constants, errors, snapshot_download
 
     try:
@@ -42,7 +41,7 @@ def _download(name: str) -> Path:
         gated = isinstance(error, errors.GatedRepoError)
         why = "needs access that HF_TOKEN does not give" if gated else "does not exist, or is private"
         raise UserError(f"base_model {name}: {why} on {constants.ENDPOINT}: check the name, or give a folder") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # that of the HTTP library which this release of the hub's uses
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"base_model {name}: cannot download from {constants.ENDPOINT} ({cause}): put its config.json, tokenizer "
