@@ -88,7 +88,8 @@ def _can_redraw(console: Console) -> bool:
 
 
 def _indent(place: tuple[int, ...]) -> str:
-    return "  " * (len(place) - 1)
+    # A way goes by two steps into each bracket, but by one to a branch's check.
+    return "  " * (len(place) // 2)
 
 
 def _figures(call: OperatorCall) -> str:

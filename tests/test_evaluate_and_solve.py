@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import yaml
 
 from aflow_jax import Solver
+from aflow_jax.collector import RolloutCollector
 from aflow_jax.errors import UserError
 from aflow_jax.evaluate import main as evaluate
 from aflow_jax.evaluation.names import BASELINES
@@ -17,14 +20,15 @@ from aflow_jax.runs import read_rollouts
 from aflow_jax.solve import main as solve
 from aflow_jax.solver import problem_of
 from aflow_jax.train import main as train
+from aflow_jax.trained import load_trained_adapter
 
 SETTINGS = {
     "exp_name": "tiny",
     "seed": 3,
     "create_model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 500},
-    "synthetic_data": {"train": 30, "test": 9},
+    "synthetic_data": {"train": 30, "test": 6},
     "simulator": {},
-    "max_steps": 1,
+    "max_steps": 0,  # the evaluation before the first step is one, too
     "rollout_batch_size": 2,
     "num_return_sequences_in_group": 2,
     "gradient_accumulation_steps": 1,
@@ -33,10 +37,10 @@ SETTINGS = {
     "lora_target_modules": "q_proj",
     "prompt_style": "short",
     "prompt_max_length": 512,
-    "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 48},
+    "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 24},
     "constrained_sampling": True,  # so that every answer is a workflow, and is run
     "workflow_limits": {"calls": 3},
-    "sampling_slots": 16,
+    "sampling_slots": 4,
     "eval_every": 1,
     "save_every": 1,
     "log_every": 1,
@@ -51,7 +55,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
     assert train(["--config", str(settings), f"run_dir={folder}"]) == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert evaluate(["--checkpoint", str(folder)]) == 0
+    adapters, collect = [], RolloutCollector.collect
+
+    async def recording(self, problems, **options):
+        adapters.append(options["adapter"])
+        return await collect(self, problems, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutCollector, "collect", recording)
+        assert evaluate(["--checkpoint", str(folder)]) == 0
+    # The policy is sampled with the adapter of the checkpoint, the untrained one without.
+    policy, untrained = adapters
+    saved = load_trained_adapter(folder).adapter.weights
+    assert jax.tree.all(jax.tree.map(np.array_equal, policy.weights, saved))
+    assert untrained is None
     # What the run left is as it was.
     assert {path: path.stat().st_mtime_ns for path in before} == before
     return folder
@@ -68,26 +85,26 @@ def without_times(record: object) -> object:
 
 
 def test_the_evaluation_is_the_one_inside_training_and_has_every_baseline(run: Path) -> None:
-    result = result_of(run / "evaluations", "held_out_step_1")
+    result = result_of(run / "evaluations", "held_out_step_0")
     assert list(result["subjects"]) == ["policy", *BASELINES]
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     policy = result["subjects"]["policy"]["all"]
-    assert (policy["accuracy"], policy["rollouts"], policy["void"]) == (last["eval_accuracy"], 9, 0)
+    assert (policy["accuracy"], policy["rollouts"], policy["void"]) == (last["eval_accuracy"], 6, 0)
     assert policy["reward"] == pytest.approx(last["eval_reward"])
-    trained = read_rollouts(run / "rollouts" / "eval_000001.jsonl.gz")
-    again = read_rollouts(run / "evaluations" / "held_out_step_1" / "policy.jsonl.gz")
+    trained = read_rollouts(run / "rollouts" / "eval_000000.jsonl.gz")
+    again = read_rollouts(run / "evaluations" / "held_out_step_0" / "policy.jsonl.gz")
     for name in ("text", "prompt", "answer", "outcome", "correctness"):
         assert [one[name] for one in trained] == [one[name] for one in again]
     assert result["contamination"] == {"checked": 30, "exact": [], "near": [], "reason": None}
-    assert {one: result["comparisons"][one]["problems"] for one in BASELINES} == dict.fromkeys(BASELINES, 9)
+    assert {one: result["comparisons"][one]["problems"] for one in BASELINES} == dict.fromkeys(BASELINES, 6)
     # One call each, at the accuracy of the simulator's skill; a chain of thought is one call too.
     assert result["subjects"]["single_call"]["all"]["calls"] == 1
     assert result["subjects"]["chain_of_thought"]["workflows"]["math"] == "AnswerGenerate"
-    assert (run / "evaluations" / "held_out_step_1.html").stat().st_size > 1e6
+    assert (run / "evaluations" / "held_out_step_0.html").stat().st_size > 1e6
 
 
 def test_self_consistency_costs_about_what_the_policy_costs(run: Path) -> None:
-    subjects = result_of(run / "evaluations", "held_out_step_1")["subjects"]
+    subjects = result_of(run / "evaluations", "held_out_step_0")["subjects"]
     for domain, text in subjects["self_consistency"]["workflows"].items():
         own, one, policy = (
             subjects[name]["domains"][domain]["tokens"] for name in ("self_consistency", "chain_of_thought", "policy")
@@ -104,17 +121,17 @@ def test_planted_problems_are_found_and_the_rest_is_scored_apart(run: Path, tmp_
     arguments = ["--data", str(tmp_path / "mixed.jsonl"), "--out", str(tmp_path), "--baselines", "single_call"]
     assert evaluate(["--checkpoint", str(run), *arguments]) == 0
     assert "contamination: 1 problems equal and 0 nearly equal one of 30" in capsys.readouterr().err
-    result = result_of(tmp_path, "mixed_step_1")
+    result = result_of(tmp_path, "mixed_step_0")
     assert result["contamination"]["exact"] == [trained_on[0].id]
     assert [result["subjects"]["single_call"][part]["problems"] for part in ("all", "clean")] == [5, 4]
 
 
 def test_samples_give_pass_at_k_and_baselines_need_no_checkpoint(run: Path, tmp_path: Path, capsys) -> None:
     several = ["--samples", "3", "--baselines", "none", "--out", str(tmp_path), "evaluation.problems=3"]
-    assert evaluate(["--checkpoint", str(run / "checkpoints" / "step_1"), *several]) == 2
+    assert evaluate(["--checkpoint", str(run / "checkpoints" / "step_0"), *several]) == 2
     assert "error: --samples 3: at temperature 0 all samples of a problem are the same" in capsys.readouterr().err
     assert evaluate(["--checkpoint", str(run), *several, "evaluation.temperature=1.0"]) == 0
-    policy = result_of(tmp_path, "held_out_step_1")["subjects"]["policy"]
+    policy = result_of(tmp_path, "held_out_step_0")["subjects"]["policy"]
     assert sorted(policy["pass_at_k"]) == ["1", "2", "3"]
     assert policy["pass_at_k"]["1"]["rate"] == pytest.approx(policy["all"]["accuracy"])
     assert policy["all"]["interval"]["method"] == "bootstrap"
@@ -136,8 +153,8 @@ def test_void_rollouts_are_counted_left_out_and_said(run: Path, tmp_path: Path, 
     own = result_of(tmp_path, "held_out_baselines")["subjects"]["single_call"]
     voids = sum(own["outcomes"].get(name, 0) for name in ("RATE_LIMITED", "JUDGE_UNAVAILABLE"))
     assert own["all"]["void"] == voids > 0
-    assert own["all"]["problems"] == 9 - own["all"]["void"]
-    assert f"{voids} of 9 rollouts are void (" in capsys.readouterr().err
+    assert own["all"]["problems"] == 6 - own["all"]["void"]
+    assert f"{voids} of 6 rollouts are void (" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:
@@ -156,7 +173,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_solve_shows_the_workflow_its_run_the_answer_and_the_cost(run: Path, capsys) -> None:
-    problem = next(one for one in generate_problems(None, 9, SETTINGS["seed"], split="test") if one.domain == "math")
+    problem = next(one for one in generate_problems(None, 6, SETTINGS["seed"], split="test") if one.domain == "math")
     workflow = "[Programmer, Programmer] -> ScEnsemble"
     assert solve([problem.question, "--checkpoint", str(run), "--workflow", workflow]) == 0
     shown = capsys.readouterr()
@@ -169,7 +186,7 @@ def test_solve_shows_the_workflow_its_run_the_answer_and_the_cost(run: Path, cap
 
 
 def test_solver_writes_and_runs_a_workflow_in_five_lines(run: Path) -> None:
-    problem = generate_problems(None, 9, SETTINGS["seed"], split="test")[0]
+    problem = generate_problems(None, 6, SETTINGS["seed"], split="test")[0]
     asked = {"context": problem.context, "entry_point": problem.entry_point, "source": problem.source}
     with Solver(run) as solver:
         solution = solver.solve(problem.question, **asked)
@@ -177,7 +194,7 @@ def test_solver_writes_and_runs_a_workflow_in_five_lines(run: Path) -> None:
         given = solver.solve("What is 2 + 2?", workflow="Custom")
         with pytest.raises(UserError, match="the question is empty"):
             solver.solve(" ")
-    evaluated = read_rollouts(run / "evaluations" / "held_out_step_1" / "policy.jsonl.gz")[0]
+    evaluated = read_rollouts(run / "evaluations" / "held_out_step_0" / "policy.jsonl.gz")[0]
     assert (solution.text, solution.workflow) == (evaluated["text"], evaluated["workflow"])
     assert solution.text == again.text  # greedy
     assert solution.usage.calls == sum(call.calls for call in solution.trace)
