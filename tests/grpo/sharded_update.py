@@ -49,7 +49,7 @@ ROWS = 16
 
 def main() -> None:
     model, adapter = jax.jit(init_random, static_argnums=0)(CONFIG, jax.random.key(0)), new_adapter()
-    part = split_into_microbatches(new_batch(), ROWS)[0]
+    part = split_into_microbatches(new_batch(), ROWS, multiple=8)[0]
     whole = None
     report = {}
     for name, (data, tensor, fsdp) in LAYOUTS.items():
