@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sizes import SIZES, config_of
 
-from aflow_jax.qwen2 import init_random, quantized_product
+from aflow_jax.qwen2 import PUBLISHED_SIZES, init_random, published_shape, quantized_product
 from aflow_jax.qwen2.matmul import matmul
 from aflow_jax.qwen2.quantize import BLOCK, NF4_LEVELS, QUANTIZATIONS, QuantizedWeight, dequantize, quantize
 
@@ -102,9 +101,9 @@ def packed_tensor(packed: np.ndarray):
     return torch.tensor(packed.reshape(-1, 1))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_every_size_takes_its_bytes(size):
-    model = jax.eval_shape(lambda key: init_random(config_of(size), key, jnp.bfloat16), jax.random.key(0))
+    model = jax.eval_shape(lambda key: init_random(published_shape(size), key, jnp.bfloat16), jax.random.key(0))
 
     def gigabytes(kind: str) -> float:
         leaves = jax.tree.leaves(jax.eval_shape(lambda model: model.quantized(kind), model))
