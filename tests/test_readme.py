@@ -38,6 +38,11 @@ RUN = {
     "data/synthetic_test.jsonl",
     "python scripts/download_datasets.py": "python scripts/download_datasets.py --help",
     "python scripts/prepare_data.py": "python scripts/prepare_data.py --help",
+    "python -m aflow_jax.evaluate --checkpoint runs/quickstart": "python -m aflow_jax.evaluate --checkpoint "
+    "{runs}/quickstart --baselines single_call",
+    'python -m aflow_jax.solve "What is 17 * 23?" --checkpoint runs/quickstart': "python -m aflow_jax.solve --help",
+    'python -m aflow_jax.solve "What is 17 * 23?" --config configs/training.yaml --workflow \'Programmer -> Review ? '
+    "Revise : done'": 'python -m aflow_jax.solve "What is 17 * 23?" --config configs/quickstart.yaml --workflow Custom',
     "python -m aflow_jax.export runs/quickstart exported/adapter": "python -m aflow_jax.export {runs}/quickstart "
     "{runs}/adapter",
     "python -m aflow_jax.export runs/quickstart exported/model --merged": "python -m aflow_jax.export --merged "
