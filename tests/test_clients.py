@@ -109,7 +109,7 @@ def test_under_every_fault_at_once_no_rollout_is_lost_and_no_unaffected_one_ends
     measure = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fault_run.py"))["measure"]
     config = tmp_path / "faults.yaml"
     config.write_text(yaml.safe_dump({**TINY, "simulator": {}}))
-    overrides = [f"run_dir={tmp_path / 'run'}", "call_timeout=2", "call_retries=3"]
+    overrides = [f"run_dir={tmp_path / 'run'}", "call_timeout=2", "call_retries=3", "seed=5"]
     result = measure(config, 2, 0.1, overrides)
     assert (result.steps, result.rollouts, result.differing) == (2, result.expected, [])
     assert result.counted_voids == result.voids < result.rollouts

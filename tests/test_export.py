@@ -15,7 +15,7 @@ from aflow_jax.config import Config
 from aflow_jax.export import main
 from aflow_jax.grpo import LearnerState
 from aflow_jax.qwen2 import Qwen2Config, create_checkpoint, init_adapter, load_peft, load_pretrained, load_tokenizer
-from aflow_jax.runs import Checkpoints
+from aflow_jax.runs import Checkpoints, Place
 from aflow_jax.trained import load_trained_adapter
 
 SIZES = {
@@ -41,7 +41,7 @@ def run(tmp_path_factory) -> Path:
     (run / "config.yaml").write_text(config.to_yaml())
     checkpoints = Checkpoints(run / "checkpoints")
     for step in (3, 12):
-        checkpoints.save(step, state(root / "base", step))
+        checkpoints.save(Place("step", step), state(root / "base", step))
     checkpoints.close()
     return run
 
