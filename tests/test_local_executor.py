@@ -60,7 +60,7 @@ def test_a_reply_follows_from_conversation_and_seed_whatever_is_sampled_beside_i
 
     async def main(sampling: bool):
         with Driver(engine) as driver:
-            exchange = LocalExchange(BaseModel(driver, engine.model, engine.tokenizer), max_concurrency=2)
+            exchange = LocalExchange(BaseModel(driver, engine.model, engine.tokenizer))
             policy = [Request(prompt_tokens=(5, 6, 7), seeds=((1,), (2,), (3,)))] if sampling else []
             async with driver.submit(policy, SamplingParams(max_new_tokens=40, stop_token_ids=()), adapter) as stream:
                 asked = asyncio.gather(*(exchange.post("", body, timeout=100) for body in bodies))

@@ -91,7 +91,7 @@ def test_a_run_leaves_unsound_problems_out_of_both_splits_and_says_so(tmp_path, 
         config = load_config("configs/training.yaml", list(overrides))
         return asyncio.run(without_unsound(config, problems, said.append))
 
-    assert sets("check_references=false") is problems
+    assert sets("check_references=false") == problems
     assert said == []
     assert sets() == ProblemSets(train=[SOUND[0]], test=[SOUND[4]])
     assert said[0].startswith("left out, as their own answers fail their tests: mbpp/7: error, 0 of 1 tests pass: ")

