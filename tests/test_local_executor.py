@@ -65,7 +65,7 @@ def test_a_reply_follows_from_conversation_and_seed_whatever_is_sampled_beside_i
             async with driver.submit(policy, SamplingParams(max_new_tokens=40, stop_token_ids=()), adapter) as stream:
                 asked = asyncio.gather(*(exchange.post("", body, timeout=100) for body in bodies))
                 sampled = [completion async for completion in stream.completions()]
-                return [reply for reply, _ in await asked], len(sampled)
+                return await asked, len(sampled)
 
     alone, nothing = asyncio.run(main(sampling=False))
     in_company, sampled = asyncio.run(main(sampling=True))
