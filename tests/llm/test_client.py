@@ -388,8 +388,8 @@ def test_accepted_key_is_not_logged_and_not_kept_in_the_cache(problems_file, tmp
     assert not [file for file in tmp_path.iterdir() if SECRET.encode() in file.read_bytes()]
 
 
-def test_key_repeated_by_the_server_is_cut_out_of_faults():
-    body = http(f'{{"error": {{"message": "bad {SECRET} and sk-proj-abcdefghij"}}}}'.encode(), "500 Oops")
+def error_of_a_keyed_call(body):
+    """Return what the fault says that comes of a server's answer to a call with SECRET as key."""
 
     async def main():
         async with scripted_server(always(body)) as (endpoint, _):
@@ -399,7 +399,12 @@ def test_key_repeated_by_the_server_is_cut_out_of_faults():
             await client.aclose()
             return str(raised.value)
 
-    text = asyncio.run(main())
+    return asyncio.run(main())
+
+
+def test_key_repeated_by_the_server_is_cut_out_of_faults():
+    body = http(f'{{"error": {{"message": "bad {SECRET} and sk-proj-abcdefghij"}}}}'.encode(), "500 Oops")
+    text = error_of_a_keyed_call(body)
     assert SECRET not in text and "abcdefghij" not in text
     assert text.count("[key]") == 2
 
@@ -407,16 +412,7 @@ def test_key_repeated_by_the_server_is_cut_out_of_faults():
 @pytest.mark.parametrize("echo", [SECRET[:14], SECRET[-14:], f"Bearer{SECRET}x", "my key " + SECRET[4:20] + "..."])
 def test_a_part_of_the_key_is_cut_out_too(echo):
     body = http(f'{{"error": {{"message": "bad {echo}"}}}}'.encode(), "500 Oops")
-
-    async def main():
-        async with scripted_server(always(body)) as (endpoint, _):
-            client = LLMClient(endpoint.model_copy(update={"api_key": _secret()}), max_retries=0)
-            with pytest.raises(LLMFault) as raised:
-                await client.complete(ASK)
-            await client.aclose()
-            return str(raised.value)
-
-    text = asyncio.run(main())
+    text = error_of_a_keyed_call(body)
     assert not [start for start in range(len(SECRET) - 7) if SECRET[start : start + 8] in text]
 
 
