@@ -65,6 +65,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from aflow_jax.assembly import ProblemSets, RunParts, load_problem_sets, open_execution, open_parts, sound_problems
+from aflow_jax.commands import NEEDS_MENDING, exit_code
 from aflow_jax.config import Config
 from aflow_jax.evaluation.chart import write_chart
 from aflow_jax.evaluation.contamination import Contamination, find_contamination
@@ -83,20 +84,11 @@ from aflow_jax.settings_for_use import Settings, settings_for_use
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    try:
-        claim_gpu_memory()
-        return asyncio.run(_run(options))
-    except BudgetExhausted as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: asyncio.run(_run(options)), needs_mending=BudgetExhausted)
 
 
 async def _run(options: argparse.Namespace) -> int:
+    claim_gpu_memory()
     settings, place = _settings(options)
     config = settings.config
     _check_samples(config, options.samples)
@@ -231,7 +223,7 @@ def _voids(subjects: Sequence[Subject], config: Config) -> int:
         if len(voids) > config.void_limit.ratio * len(rollouts):
             error = voids[0].execution.error
             _say(f"{subject.name}: {len(voids)} of {len(rollouts)} rollouts are void ({voids[0].outcome}: {error})")
-            code = 3
+            code = NEEDS_MENDING
     return code
 
 

@@ -29,6 +29,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     _options(None)  # --help and mistakes are answered before the imports below, which take seconds
 
+from aflow_jax.commands import exit_code
 from aflow_jax.qwen2 import export_merged, save_peft
 from aflow_jax.trained import load_trained_adapter
 
@@ -36,12 +37,9 @@ from aflow_jax.trained import load_trained_adapter
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    try:
-        print(export(options.checkpoint, options.folder, merged=options.merged, base=options.base))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(
+        lambda: print(export(options.checkpoint, options.folder, merged=options.merged, base=options.base))
+    )
 
 
 def export(checkpoint: Path, folder: Path, *, merged: bool, base: str | None = None) -> str:

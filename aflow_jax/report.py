@@ -7,6 +7,7 @@ outside and can be sent to anyone. With --watch the page is served on this machi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -32,23 +33,22 @@ if __name__ == "__main__":
 
 import uvicorn
 
+from aflow_jax.commands import exit_code
 from aflow_jax.runs.page import live_app, save_page
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    try:
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # which is how --watch ends
         if options.watch:
             watch(options.run, options.port)
         else:
             say_saved(options.run, options.out)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 0
 
 
 def say_saved(run: Path, out: Path | None) -> None:

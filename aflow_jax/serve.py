@@ -56,6 +56,7 @@ if __name__ == "__main__":
 
 import uvicorn
 
+from aflow_jax.commands import exit_code
 from aflow_jax.qwen2 import Adapter, Qwen2, load_peft, load_pretrained, load_tokenizer, resolve_model
 from aflow_jax.sampling import Driver, Engine
 from aflow_jax.serving import ServerSettings, create_app
@@ -72,16 +73,13 @@ _DEFAULT_MODEL_LEN = 8192
 def main(arguments: list[str] | None = None) -> int:
     """Serve until stopped; return the exit code."""
     options = _options(arguments)
-    try:
-        api_key = _api_key(options.api_key_env)
-        listener = _listen(options.host, options.port, api_key)
-        with listener:
-            return _serve(options, api_key, listener)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # while the model loads
-        return 130
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    api_key = _api_key(options.api_key_env)
+    with _listen(options.host, options.port, api_key) as listener:
+        return _serve(options, api_key, listener)
 
 
 def _api_key(variable: str | None) -> str | None:

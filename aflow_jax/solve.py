@@ -12,8 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from aflow_jax.errors import UserError
-
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -40,6 +38,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from aflow_jax.commands import NEEDS_MENDING, exit_code
 from aflow_jax.live_run import LiveRun, readable
 from aflow_jax.llm import BudgetExhausted
 from aflow_jax.memory import claim_gpu_memory
@@ -50,20 +49,11 @@ from aflow_jax.workflow import Usage
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    try:
-        claim_gpu_memory()
-        return _run(options)
-    except BudgetExhausted as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(options), needs_mending=BudgetExhausted)
 
 
 def _run(options: argparse.Namespace) -> int:
+    claim_gpu_memory()
     console = Console(stderr=True, highlight=False, markup=False)
     with (
         Solver(
@@ -98,7 +88,7 @@ def _show(solution: Solution, console: Console) -> int:
         console.print(f"no answer: {solution.outcome}: {readable(solution.error or '')}", soft_wrap=True)
     console.print(_cost(solution.usage))
     if solution.outcome.is_void:
-        return 3
+        return NEEDS_MENDING
     return 0 if solution.answer is not None else 1
 
 

@@ -41,6 +41,7 @@ if __name__ == "__main__":
 import jax
 
 from aflow_jax.assembly import for_this_process, load_problem_sets, open_parts, without_unsound
+from aflow_jax.commands import exit_code
 from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
 from aflow_jax.processes import Processes, join_processes
 from aflow_jax.runs import Checkpoint, RunConsole, RunFolder, SaveFailed
@@ -50,16 +51,17 @@ from aflow_jax.training import ExitCode, TimeLimit, Trainer, is_unwritable
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
+    return exit_code(lambda: _train(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    claim_gpu_memory()
     try:
-        config = load_config(options.config, options.overrides)
-        claim_gpu_memory()
         with join_processes(config.distributed) as processes, tempfile.TemporaryDirectory() as scratch:
             code = asyncio.run(run(config, processes, Path(scratch), resume=options.resume))
             processes.wait()  # the first one serves the others to their end
             return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitCode.USER_ERROR
     except (SaveFailed, OSError) as error:
         if isinstance(error, OSError) and not is_unwritable(error):
             raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from aflow_jax.commands import exit_code
 from aflow_jax.errors import UserError
 from aflow_jax.llm.cache import read_only
 
@@ -30,18 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     cache.add_argument("--list", type=int, metavar="N", help="the N replies last used, one a line")
     cache.add_argument("--show", metavar="DIGEST", help="one reply and its request whole; a digest's beginning will do")
     options = parser.parse_args(arguments)
-    try:
-        with closing(read_only(options.file)) as connection:
-            if options.show:
-                _show(connection, options.file, options.show)
-            elif options.list:
-                _list(connection, options.list)
-            else:
-                _summarise(connection, options.file)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _look_into(options))
+
+
+def _look_into(options: argparse.Namespace) -> None:
+    with closing(read_only(options.file)) as connection:
+        if options.show:
+            _show(connection, options.file, options.show)
+        elif options.list:
+            _list(connection, options.list)
+        else:
+            _summarise(connection, options.file)
 
 
 def _summarise(connection: sqlite3.Connection, path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from aflow_jax.commands import exit_code
 from aflow_jax.config import load_config
 from aflow_jax.errors import UserError
 
@@ -46,19 +47,18 @@ from aflow_jax.memory.shapes import found_shape
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    try:
-        if options.device not in (None, *CARDS):
-            raise UserError(f"--device {options.device}: no such card: choose one of {', '.join(CARDS)}")
-        config = load_config(options.config, options.overrides)
-        shape = found_shape(config)
-        device = CARDS[options.device] if options.device else this_device()
-        devices = options.devices or (1 if options.device else jax.device_count())
-        show(plan_memory(config, shape, device, devices=devices), devices)
-        check_memory(config, shape, device, devices=devices)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _plan(options))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    if options.device not in (None, *CARDS):
+        raise UserError(f"--device {options.device}: no such card: choose one of {', '.join(CARDS)}")
+    config = load_config(options.config, options.overrides)
+    shape = found_shape(config)
+    device = CARDS[options.device] if options.device else this_device()
+    devices = options.devices or (1 if options.device else jax.device_count())
+    show(plan_memory(config, shape, device, devices=devices), devices)
+    check_memory(config, shape, device, devices=devices)
 
 
 def show(plan: MemoryPlan, devices: int = 1) -> None:

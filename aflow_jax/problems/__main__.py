@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections import Counter
 
+from aflow_jax.commands import exit_code
 from aflow_jax.errors import UserError
 from aflow_jax.problems.dataset import load_problems, save_problems
 from aflow_jax.problems.grading import describe_grading
@@ -19,12 +20,7 @@ from aflow_jax.problems.synthetic import generate_problems
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

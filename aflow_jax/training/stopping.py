@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
+from aflow_jax.commands import INTERRUPTED, NEEDS_MENDING, USER_ERROR
 from aflow_jax.config.sections import VoidLimit
 from aflow_jax.processes import PEER_LOST, Processes
 from aflow_jax.rollout import Rollout
@@ -23,13 +24,13 @@ class ExitCode(IntEnum):
     """How the command ended."""
 
     COMPLETE = 0
-    USER_ERROR = 2
-    NEEDS_MENDING = 3  # the budget is spent, or too many rollouts are void
+    USER_ERROR = USER_ERROR
+    NEEDS_MENDING = NEEDS_MENDING  # the budget is spent, or too many rollouts are void
     TIME_IS_UP = 4
     NOT_FINITE = 5
     UNWRITABLE = 6
     PEER_LOST = PEER_LOST  # another process of the run has ended
-    INTERRUPTED = 130  # by Ctrl-C
+    INTERRUPTED = INTERRUPTED  # by Ctrl-C
     TERMINATED = 143  # by SIGTERM
 
 
