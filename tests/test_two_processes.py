@@ -1,7 +1,6 @@
 """Two processes that train one run, as their user starts them: the metrics of one process, and one of them dying."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forced_devices import forced
 
 from aflow_jax.processes import PEER_LOST
 from aflow_jax.runs import Checkpoint
@@ -45,12 +45,8 @@ SMALL = {
 
 def start(config: Path, folder: Path, *overrides: str, devices: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "aflow_jax.train", "--config", str(config), f"run_dir={folder}", *overrides]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, cwd=REPOSITORY, env=forced(devices), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -1,27 +1,16 @@
 """The update over a mesh of devices is the update on one, and a device holds its share."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forced_devices import found_on_eight_devices
 
 LAYOUTS = ("8x1", "4x2", "2x4", "1x8")
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict]:
-    script = Path(__file__).with_name("sharded_update.py")
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(script.parents[2]),
-    }
-    process = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout)
+    return found_on_eight_devices(Path(__file__).with_name("sharded_update.py"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,25 +1,14 @@
 """Completions sampled on a mesh of devices are those of one device, and the cache stays where it lies."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forced_devices import found_on_eight_devices
 
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    script = Path(__file__).with_name("sharded_sampling.py")
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(script.parents[2]),
-    }
-    process = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout)
+    return found_on_eight_devices(Path(__file__).with_name("sharded_sampling.py"))
 
 
 def test_tokens_are_those_of_one_device(found: dict) -> None:
