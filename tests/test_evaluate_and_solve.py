@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import yaml
+from small_run import SMALL, write_settings
 
 from aflow_jax import Solver
 from aflow_jax.collector import RolloutCollector
@@ -22,28 +22,12 @@ from aflow_jax.solver import problem_of
 from aflow_jax.train import main as train
 from aflow_jax.trained import load_trained_adapter
 
-SETTINGS = {
-    "exp_name": "tiny",
-    "seed": 3,
-    "create_model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 500},
+CHANGES = {
     "synthetic_data": {"train": 30, "test": 6},
-    "simulator": {},
     "max_steps": 0,  # the evaluation before the first step is one, too
-    "rollout_batch_size": 2,
-    "num_return_sequences_in_group": 2,
-    "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
-    "lora_rank": 4,
-    "lora_target_modules": "q_proj",
-    "prompt_style": "short",
-    "prompt_max_length": 512,
-    "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 24},
-    "constrained_sampling": True,  # so that every answer is a workflow, and is run
     "workflow_limits": {"calls": 3},
     "sampling_slots": 4,
     "eval_every": 1,
-    "save_every": 1,
-    "log_every": 1,
 }
 
 
@@ -51,8 +35,7 @@ SETTINGS = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, and in it the evaluation of its held-out problems."""
     folder = tmp_path_factory.mktemp("use") / "run"
-    settings = folder.with_name("tiny.yaml")
-    settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    settings = write_settings(folder.with_name("small.yaml"), **CHANGES)
     assert train(["--config", str(settings), f"run_dir={folder}"]) == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     adapters, collect = [], RolloutCollector.collect
@@ -115,7 +98,7 @@ def test_self_consistency_costs_about_what_the_policy_costs(run: Path) -> None:
 
 
 def test_planted_problems_are_found_and_the_rest_is_scored_apart(run: Path, tmp_path: Path, capsys) -> None:
-    trained_on = generate_problems(None, 30, SETTINGS["seed"], split="train")
+    trained_on = generate_problems(None, 30, SMALL["seed"], split="train")
     fresh = generate_problems(None, 4, 77, split="test")
     save_problems(tmp_path / "mixed.jsonl", [*fresh, trained_on[0]])
     arguments = ["--data", str(tmp_path / "mixed.jsonl"), "--out", str(tmp_path), "--baselines", "single_call"]
@@ -135,7 +118,7 @@ def test_samples_give_pass_at_k_and_baselines_need_no_checkpoint(run: Path, tmp_
     assert sorted(policy["pass_at_k"]) == ["1", "2", "3"]
     assert policy["pass_at_k"]["1"]["rate"] == pytest.approx(policy["all"]["accuracy"])
     assert policy["all"]["interval"]["method"] == "bootstrap"
-    settings = ["--config", str(run.with_name("tiny.yaml")), "--baselines", "chain_of_thought,self_consistency"]
+    settings = ["--config", str(run.with_name("small.yaml")), "--baselines", "chain_of_thought,self_consistency"]
     assert evaluate(["--checkpoint", "none", *settings, "--out", str(tmp_path)]) == 0
     baselines = result_of(tmp_path, "held_out_baselines")
     # The same again, to the last digit.
@@ -149,7 +132,7 @@ def test_samples_give_pass_at_k_and_baselines_need_no_checkpoint(run: Path, tmp_
 def test_void_rollouts_are_counted_left_out_and_said(run: Path, tmp_path: Path, capsys) -> None:
     settings = ["--baselines", "single_call", "--out", str(tmp_path), "call_retries=0"]
     faults = ["simulator.faults={rate_limit: 0.4, retry_after_seconds: 0.01}"]
-    assert evaluate(["--checkpoint", "none", "--config", str(run.with_name("tiny.yaml")), *settings, *faults]) == 3
+    assert evaluate(["--checkpoint", "none", "--config", str(run.with_name("small.yaml")), *settings, *faults]) == 3
     own = result_of(tmp_path, "held_out_baselines")["subjects"]["single_call"]
     voids = sum(own["outcomes"].get(name, 0) for name in ("RATE_LIMITED", "JUDGE_UNAVAILABLE"))
     assert own["all"]["void"] == voids > 0
@@ -173,7 +156,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_solve_shows_the_workflow_its_run_the_answer_and_the_cost(run: Path, capsys) -> None:
-    problem = next(one for one in generate_problems(None, 6, SETTINGS["seed"], split="test") if one.domain == "math")
+    problem = next(one for one in generate_problems(None, 6, SMALL["seed"], split="test") if one.domain == "math")
     workflow = "[Programmer, Programmer] -> ScEnsemble"
     assert solve([problem.question, "--checkpoint", str(run), "--workflow", workflow]) == 0
     shown = capsys.readouterr()
@@ -186,7 +169,7 @@ def test_solve_shows_the_workflow_its_run_the_answer_and_the_cost(run: Path, cap
 
 
 def test_solver_writes_and_runs_a_workflow_in_five_lines(run: Path) -> None:
-    problem = generate_problems(None, 6, SETTINGS["seed"], split="test")[0]
+    problem = generate_problems(None, 6, SMALL["seed"], split="test")[0]
     asked = {"context": problem.context, "entry_point": problem.entry_point, "source": problem.source}
     with Solver(run) as solver:
         solution = solver.solve(problem.question, **asked)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from small_run import write_settings
 
 from aflow_jax.export import main as export
 from aflow_jax.runs import read_rollouts
@@ -23,38 +24,28 @@ from aflow_jax.workflow import Outcome
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 4
-SMALL = {
-    "exp_name": "small",
-    "seed": 3,
+TARGETS = "q_proj,v_proj,o_proj,up_proj,down_proj"
+LARGER = {
     "create_model": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 800},
     "synthetic_data": {"train": 60, "test": 12},
-    "simulator": {},
     "warm_start": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2},
     "max_steps": STEPS,
     "rollout_batch_size": 3,
     "num_return_sequences_in_group": 4,
-    "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
     "learning_rate": 1e-3,
     "warmup_steps": 1,
     "lora_rank": 16,
     "lora_dropout": 0.1,
-    "lora_target_modules": "q_proj,v_proj,o_proj,up_proj,down_proj",
-    "prompt_style": "short",
-    "prompt_max_length": 512,
+    "lora_target_modules": TARGETS,
     "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 48},
-    "temperature_schedule": {"enabled": False, "initial": 1.0},
+    "constrained_sampling": False,
     "eval_every": STEPS,
-    "save_every": 1,
-    "log_every": 1,
 }
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
-    return path
+    return write_settings(tmp_path_factory.mktemp("config") / "small.yaml", **LARGER)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +216,7 @@ def test_a_quantised_base_is_trained_and_exported_onto_the_original_weights(conf
     base = load_file(load_trained_adapter(folder).base_folder / "model.safetensors")
     merged = load_file(exported / "model.safetensors")
     changed = {name for name, tensor in base.items() if not np.array_equal(tensor, merged[name])}
-    assert {name.split(".")[-2] for name in changed} == set(SMALL["lora_target_modules"].split(","))
+    assert {name.split(".")[-2] for name in changed} == set(TARGETS.split(","))
 
 
 def test_the_summary_says_what_improved_and_what_to_run_next(whole: Path) -> None:

@@ -9,37 +9,22 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from forced_devices import forced
+from small_run import write_settings
 
 from aflow_jax.processes import PEER_LOST
 from aflow_jax.runs import Checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 STEPS = 2
-SMALL = {
-    "exp_name": "two",
-    "seed": 3,
-    "create_model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 400},
+CHANGES = {
     "synthetic_data": {"train": 24, "test": 1},
-    "simulator": {},
     "max_steps": STEPS,
-    "rollout_batch_size": 2,
-    "num_return_sequences_in_group": 2,
-    "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
     "kl_loss_coef": 0.0,
-    "lora_rank": 4,
     "lora_dropout": 0.0,
-    "lora_target_modules": "q_proj",
-    "prompt_style": "short",
     "prompt_max_length": 1024,
     "generation_config": {"top_p": 1.0, "top_k": 0, "max_new_tokens": 16},
-    "temperature_schedule": {"enabled": False, "initial": 1.0},
     "eval_every": 0,
-    "save_every": 1,
-    "log_every": 1,
-    "constrained_sampling": True,  # so that a random model's rollouts are executed
 }
 
 
@@ -61,8 +46,7 @@ def metrics_of(folder: Path) -> list[dict]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """One process of two devices; and two of one device each, of which the second is killed after the steps."""
     folder = tmp_path_factory.mktemp("runs")
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    config = write_settings(folder / "small.yaml", **CHANGES)
     one = start(config, folder / "one", devices=2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
