@@ -63,6 +63,16 @@ class Subject:
 Check = Callable[[Subject], Iterable[Finding]]
 
 
+def of_settings(check: Callable[[Subject, Config], Iterable[Finding]]) -> Check:
+    """Make a check of what the settings of a run ask for; without settings it finds nothing."""
+
+    @functools.wraps(check)
+    def checked(subject: Subject) -> Iterable[Finding]:
+        return () if subject.config is None else check(subject, subject.config)
+
+    return checked
+
+
 def examine(subject: Subject, checks: Iterable[Check]) -> Iterator[Finding]:
     """Yield what each check finds, as soon as it is known; one that breaks down is a finding, and the others go on."""
     for check in checks:

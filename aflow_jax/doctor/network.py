@@ -6,12 +6,15 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from aflow_jax.doctor.findings import Finding, Subject
+from aflow_jax.doctor.findings import Finding, Subject, of_settings
 from aflow_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from aflow_jax.config import Config
 
 _PATIENCE = 15.0  # seconds for one answer
 _SAMPLE_BYTES = 4 << 20
@@ -20,40 +23,37 @@ _SLOW_DOWNLOAD = 3600.0
 _SLOW_CALL = 10.0
 
 
-def check_hub(subject: Subject) -> Iterator[Finding]:
+@of_settings
+def check_hub(subject: Subject, config: Config) -> Iterator[Finding]:
     """Find whether the base model's files are here or can be had, and how long the download will take."""
-    config = subject.config
-    if config is not None and config.create_model:
+    if config.create_model:
         yield Finding("ok", "model", "made by the run itself: no download")
         return
-    if config is not None and Path(config.base_model).expanduser().exists():
-        folder = Path(config.base_model).expanduser()
-        if any(folder.glob("*.safetensors")) and (folder / "config.json").is_file():
-            yield Finding("ok", "model", f"{folder}: no download")
-        else:
-            yield Finding("FAIL", "model", f"{folder} lacks config.json or *.safetensors", "give a whole model folder")
-        return
-    if config is not None:
+    folder = Path(config.base_model).expanduser()
+    if not folder.exists():
         yield _hub_finding(subject, config.base_model)
+    elif any(folder.glob("*.safetensors")) and (folder / "config.json").is_file():
+        yield Finding("ok", "model", f"{folder}: no download")
+    else:
+        yield Finding("FAIL", "model", f"{folder} lacks config.json or *.safetensors", "give a whole model folder")
 
 
-def check_executor(subject: Subject) -> Iterator[Finding]:
+@of_settings
+def check_executor(_: Subject, config: Config) -> Iterator[Finding]:
     """Find whether the executor's and the judge's endpoints take the key, and how fast they answer."""
-    config = subject.config
-    if config is None:
-        return
     if config.simulator:
         yield Finding("ok", "executor", "simulated on this machine: no key, no network")
         return
     judge = config.judge_model or config.aflow_executor_model
     for name in dict.fromkeys((config.aflow_executor_model, *config.aflow_executor_fallbacks, judge)):
-        yield asyncio.run(_asked(subject, name))
+        yield asyncio.run(_asked(config, name))
 
 
-def check_wandb(subject: Subject) -> Iterator[Finding]:
+@of_settings
+def check_wandb(subject: Subject, config: Config) -> Iterator[Finding]:
     """Find whether metrics will go to Weights & Biases, or be kept for later."""
-    config, environment = subject.config, subject.environment
-    if config is None or not config.wandb.enabled:
+    environment = subject.environment
+    if not config.wandb.enabled:
         return
     key = environment.get("WANDB_API_KEY")
     offline = environment.get("WANDB_MODE") == "offline"
@@ -128,11 +128,9 @@ def _minutes(seconds: float) -> str:
     return f"about {seconds / 60:.0f} minutes" if seconds >= 90 else "about a minute"
 
 
-async def _asked(subject: Subject, name: str) -> Finding:
+async def _asked(config: Config, name: str) -> Finding:
     from aflow_jax.llm import Budget, LLMClient, load_endpoint
 
-    config = subject.config
-    assert config is not None
     try:
         endpoint = load_endpoint(config.aflow_config_path, name)
         if endpoint.api_type == "local":
