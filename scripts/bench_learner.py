@@ -8,7 +8,9 @@ under the policy, the objective of GRPO with the k3 estimate of the divergence, 
 of rank 64 on q, k, v, o, clipping to norm 1, and a step of AdamW. All start from one checkpoint and one adapter, so
 that loss and gradient norm, which are printed, must agree. Each side runs alone in a process of its own: seconds are
 the median of updates after the first one, which compiles, and memory is the process's peak, model and libraries
-included, or that of the GPU. TRL's trainer is given the rollouts, and generates nothing.
+included, or that of the GPU. The share of the matrix rate is that of the model's FLOPs (`bench_model.py` says how they
+are counted; a forward pass under the base model is added, recomputation is not) at the rate of a large square product
+in our process. TRL's trainer is given the rollouts, and generates nothing.
 
 `--microbatch` is how many sequences go through our model at once, `--peer-microbatch` the same for peft: it changes
 time and memory, not the update.
@@ -26,8 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_model import RANK, TARGETS, Writer, random_model
-from benchmarking import Worker, cores, device_peak_memory, machine, peak_memory, read_shape
+from bench_model import RANK, TARGETS, Writer, model_flops, random_model
+from benchmarking import Worker, cores, device_peak_memory, jax_rate, machine, peak_memory, read_shape
 
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
 from aflow_jax.grpo.batch import split_into_microbatches
@@ -71,6 +73,10 @@ class Ours:
         start = time.perf_counter()
         metrics = self.learner.update(batch, 1.0)
         return time.perf_counter() - start, metrics["loss"], metrics["grad_norm"]
+
+    def matrix_rate(self, dtype: str) -> float:
+        """Return FLOP/s of a large square product."""
+        return jax_rate(dtype)
 
     def peak_memory(self) -> float:
         return device_peak_memory()
@@ -210,6 +216,9 @@ def main() -> None:
     rollouts = tokens, options.prompt, chance.standard_normal(options.rows, np.float32)
     print(machine(("jax", "torch", "transformers", "peft", "trl")))
     print(f"one GRPO update of {options.rows} x ({options.prompt} + {options.completion}) tokens, {options.dtype}")
+    # Forward under the base model, forward and backward under the policy; the head meets completions only.
+    counted = model_flops(options.shape, options.rows, length, options.completion)
+    flops, rate = counted["logits"] + counted["gradient"], 0.0
     peer_rows = options.peer_microbatch or options.rows
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         written = None
@@ -233,8 +242,11 @@ def main() -> None:
             _, loss, norm = worker.call("update", rollouts)
             seconds = statistics.median(worker.call("update", rollouts)[0] for _ in range(options.repetitions))
             memory = worker.call("peak_memory")
+            if make is Ours and not rate:
+                rate = worker.call("matrix_rate", options.dtype)
             worker.close()
-            print(f"{name:36} {seconds:7.2f} s, {memory:6.2f} GB, loss {loss:.6f}, norm {norm:.5f}", flush=True)
+            share = f", {flops / seconds / rate:4.0%} of {rate / 1e12:.3g} TFLOP/s" if rate else ""
+            print(f"{name:36} {seconds:7.2f} s{share}, {memory:6.2f} GB, loss {loss:.6f}, norm {norm:.5f}", flush=True)
 
 
 def print_memory(options: argparse.Namespace) -> None:

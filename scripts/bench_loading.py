@@ -8,6 +8,7 @@ Both sides take turns; the file is in the page cache beforehand (with --cold it 
 file whose dtype is the one asked for, and reads nothing until a weight is used: "read" is therefore the time until
 every weight has been read once by numpy, beside the time until the call returns. Memory is the peak of resident memory
 above what the process held before, once everything is read; transformers' counts the mapped file where it is kept.
+On a GPU the time is until the weights are there, nothing is read back, and memory is still the host's.
 """
 
 import argparse
@@ -82,8 +83,9 @@ def compare(folder: Path, warm_up: Path, dtype: str, rounds: int, cold: bool) ->
         for key in ("returns", "read"):
             values = [one[key] for one in found]
             times.append(f"{key} {medians[side][key]:.2f} ({min(values):.2f} – {max(values):.2f})")
-        share = medians[side]["peak"] / parameters / NUMPY_DTYPES[dtype].itemsize
-        print(f"  {side:13} {', '.join(times)}, memory {share:.2f}")
+        peak = medians[side]["peak"]
+        share = peak / parameters / NUMPY_DTYPES[dtype].itemsize
+        print(f"  {side:13} {', '.join(times)}, memory {share:.2f} ({peak / 1e9:.2f} GB)")
     ratios = (f"{key} {medians['ours'][key] / medians['transformers'][key]:.2f}" for key in ("returns", "read", "peak"))
     print(f"  ours / transformers: {', '.join(ratios)}", flush=True)
 
@@ -136,9 +138,10 @@ def loader(dtype: str) -> tuple[Callable[[str], Any], Callable[[Any], list[np.nd
 
     from aflow_jax.qwen2 import load_pretrained
 
+    on_host = jax.default_backend() == "cpu"
     return (
         lambda folder: jax.block_until_ready(load_pretrained(folder, dtype=dtype)),
-        lambda model: [np.asarray(weight) for weight in jax.tree.leaves(model)],
+        lambda model: [np.asarray(weight) for weight in jax.tree.leaves(model)] if on_host else [],
     )
 
 
@@ -149,10 +152,20 @@ def transformers_loader(dtype: str) -> tuple[Callable[[str], Any], Callable[[Any
 
     transformers.logging.disable_progress_bar()
     whole = {2: torch.int16, 4: torch.int32}
-    return (
-        lambda folder: transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)),
-        lambda model: [weight.detach().view(whole[weight.element_size()]).numpy() for weight in model.parameters()],
-    )
+    device = {"device_map": "cuda"} if torch.cuda.is_available() else {}
+
+    def load(folder: str) -> Any:
+        model = transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **device)
+        if device:
+            torch.cuda.synchronize()
+        return model
+
+    def weights(model: Any) -> list[np.ndarray]:
+        if device:
+            return []
+        return [weight.detach().view(whole[weight.element_size()]).numpy() for weight in model.parameters()]
+
+    return load, weights
 
 
 def memory(kind: str) -> int:

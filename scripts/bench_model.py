@@ -36,6 +36,7 @@ from benchmarking import (
     alternate,
     cores,
     device_peak_memory,
+    jax_rate,
     machine,
     numpy_rate,
     peak_memory,
@@ -97,10 +98,7 @@ class Ours:
 
     def matrix_rate(self, size: int, dtype: str) -> float:
         """Return FLOP/s of a square product."""
-        matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
-        precision = "highest" if dtype == "float32" else "default"
-        product = jax.jit(lambda one, other: jnp.matmul(one, other, precision=precision))
-        return square_rate(size, lambda: product(matrix, matrix).block_until_ready())
+        return jax_rate(dtype, [size])
 
     def peak_memory(self) -> float:
         return device_peak_memory()
@@ -237,7 +235,7 @@ def compare(options: argparse.Namespace, workers: dict[str, Worker], tokens: np.
 
 def report(options: argparse.Namespace, title: str, workers: dict[str, Worker], tokens: np.ndarray) -> None:
     """Time every kind of work and print it, the sides taking turns."""
-    sizes = options.matrix_sizes or ([4096, 8192] if options.dtype != "float32" else [1024, 2048, 4096])
+    sizes = options.matrix_sizes or ([8192, 16384] if options.dtype != "float32" else [1024, 2048, 4096])
     rates = {
         name: max(worker.call("matrix_rate", size, options.dtype) for size in sizes) for name, worker in workers.items()
     }
@@ -262,9 +260,9 @@ def report(options: argparse.Namespace, title: str, workers: dict[str, Worker], 
     print(f"peak of memory in GB: {peaks}")
 
 
-def model_flops(config: Qwen2Config, rows: int, length: int) -> dict[str, float]:
-    """Return the FLOPs of each kind of work, by the formula above."""
-    tokens = rows * length
+def model_flops(config: Qwen2Config, rows: int, length: int, with_head: int | None = None) -> dict[str, float]:
+    """Return the FLOPs of each kind of work, by the formula above; so many tokens of a row meet the head, or all."""
+    tokens, headed = rows * length, rows * (length if with_head is None else with_head)
     matrices = sum(np.prod(shape) for shape in layer_shapes(config).values() if len(shape) == 2)
     layers, head = config.num_hidden_layers * matrices, config.vocab_size * config.hidden_size
     width = config.num_attention_heads * config.head_dim
@@ -274,8 +272,8 @@ def model_flops(config: Qwen2Config, rows: int, length: int) -> dict[str, float]
     )
     return {
         "hidden": 2 * tokens * layers + attention,
-        "logits": 2 * tokens * (layers + head) + attention,
-        "gradient": 2 * tokens * (2 * layers + 2 * head + 3 * adapter) + 3 * attention,
+        "logits": 2 * (tokens * layers + headed * head) + attention,
+        "gradient": 2 * (tokens * (2 * layers + 3 * adapter) + 2 * headed * head) + 3 * attention,
     }
 
 

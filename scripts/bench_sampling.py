@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import Worker, alternate, cores, machine, read_shape
+from benchmarking import Worker, alternate, cores, jax_rate, machine, read_shape
 
 Prompts = list[list[int]]
 
@@ -96,19 +96,13 @@ class Ours:
 
         if jax.default_backend() == "cpu":
             return _host_bandwidth()
-        array = jnp.ones(2**30, jnp.float32)
+        array = jnp.ones(2**31, jnp.float32)  # large enough that starting the program does not count
         total = jax.jit(jnp.sum)
         return array.nbytes / _best(lambda: total(array).block_until_ready())
 
     def matrix_rate(self, dtype: str) -> float:
         """Return FLOP/s of a large square product."""
-        import jax
-        import jax.numpy as jnp
-
-        size = 2048 if jax.default_backend() == "cpu" else 8192
-        matrix = jnp.ones((size, size), dtype)
-        product = jax.jit(lambda one: jnp.matmul(one, one, precision="highest" if dtype == "float32" else "default"))
-        return 2 * size**3 / _best(lambda: product(matrix).block_until_ready())
+        return jax_rate(dtype)
 
     def device(self) -> str:
         import jax
@@ -119,29 +113,31 @@ class Ours:
 class Transformers:
     """transformers' generate: sdpa attention, all threads, padded on the left, the quicker of its two caches."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, dtype: str, caches: tuple[str, ...]) -> None:
         import torch
         from transformers import Qwen2ForCausalLM
 
         torch.set_num_threads(cores())
-        self._torch = torch
-        self._model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-        self._cache: dict[tuple[int, int], str] = {}
+        self._torch, self._device = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        model = Qwen2ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        self._model = model.to(self._device)
+        self._caches = caches
+        self._quicker: dict[tuple[int, int], str] = {}
 
     def seconds(self, prompts: Prompts, samples: int, new_tokens: int) -> float:
         """Return how long all completions take, with the cache that was quicker in the first run."""
         rows = [prompt for prompt in prompts for _ in range(samples)]
         shape = (len(rows), max(map(len, rows)))
-        if shape not in self._cache:
-            tried = {kind: self._run(rows, new_tokens, kind) for kind in ("dynamic", "static")}
-            self._cache[shape] = min(tried, key=tried.get)
+        if shape not in self._quicker:
+            tried = {kind: self._run(rows, new_tokens, kind) for kind in self._caches}
+            self._quicker[shape] = min(tried, key=tried.get)
             return min(tried.values())
-        return self._run(rows, new_tokens, self._cache[shape])
+        return self._run(rows, new_tokens, self._quicker[shape])
 
     def _run(self, rows: Prompts, new_tokens: int, cache: str) -> float:
         longest = max(map(len, rows))
-        padded = self._torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-        mask = self._torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        padded = self._torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=self._device)
+        mask = self._torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
         start = time.perf_counter()
         with self._torch.inference_mode():
             output = self._model.generate(
@@ -156,6 +152,8 @@ class Transformers:
                 pad_token_id=0,
                 cache_implementation=cache,
             )
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         _require_all(output[:, longest:].numel(), len(rows) * new_tokens)
         return seconds
@@ -203,19 +201,23 @@ def main() -> None:
     parser.add_argument("--ragged", type=int, default=32, help="prompts of the ragged load; 0: none")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--peers", choices=["all", "none"], default="all")
+    parser.add_argument("--caches", nargs="+", default=["dynamic", "static"], help="those that transformers tries")
+    parser.add_argument("--folder", help="where the checkpoint is written and removed again; default: the system's")
     parser.add_argument("--tunix-python", help="of an environment with google-tunix; without it Tunix is left out")
     options = parser.parse_args()
     config = dataclasses.replace(options.shape, tie_word_embeddings=options.shape.hidden_size < 2048)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         peers = options.peers != "none"
         slots = max(options.prompts * options.samples, options.ragged)
         if peers:
-            worker = Worker(_save, config, folder)
+            worker = Worker(_save, config, folder, options.dtype)
             worker.close()
-        ours = Worker(Ours, config, folder if peers else None, options.dtype, slots)
+        # On a GPU both sides hold their models at once: ours takes half of the memory, and no more.
+        half = {"XLA_CLIENT_MEM_FRACTION": "0.5"} if peers else {}
+        ours = Worker(Ours, config, folder if peers else None, options.dtype, slots, environment=half)
         sides: dict[str, Any] = {"ours": lambda *work: ours.call("seconds", *work)}
         if peers:
-            transformers = Worker(Transformers, folder)
+            transformers = Worker(Transformers, folder, options.dtype, tuple(options.caches))
             sides["transformers"] = lambda *work: transformers.call("seconds", *work)
         if peers and options.tunix_python:
             tunix = Tunix(options.tunix_python, folder)
@@ -274,12 +276,12 @@ def _prefill_flops(config: Any, prompts: int, length: int) -> float:
 class _save:
     """Make the checkpoint in a process of its own, which so holds no memory later."""
 
-    def __init__(self, config: Any, folder: str) -> None:
+    def __init__(self, config: Any, folder: str, dtype: str) -> None:
         import jax
 
         from aflow_jax.qwen2 import init_random, save_pretrained
 
-        save_pretrained(init_random(config, jax.random.key(0)), folder)
+        save_pretrained(init_random(config, jax.random.key(0), jax.numpy.dtype(dtype)), folder)
 
 
 def _host_bandwidth() -> float:

@@ -17,11 +17,13 @@ import resource
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aflow_jax.qwen2 import Qwen2Config, published_shape
@@ -121,6 +123,18 @@ def alternate(sides: Mapping[str, Callable[[], float]], repetitions: int) -> dic
         for name, side in sides.items():
             seconds[name].append(side())
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def jax_rate(dtype: str, sizes: Sequence[int] = ()) -> float:
+    """Return the best FLOP/s of square products of random matrices in JAX, float32 exact; sizes that suit, if none."""
+    sizes = sizes or ((1024, 2048, 4096) if jax.default_backend() == "cpu" else (8192, 16384))
+    multiply = jax.jit(partial(jnp.matmul, precision="highest" if dtype == "float32" else "default"))
+
+    def rate(size: int) -> float:
+        matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+        return square_rate(size, lambda: multiply(matrix, matrix).block_until_ready())
+
+    return max(rate(size) for size in sizes)
 
 
 def numpy_rate(size: int) -> float:

@@ -42,6 +42,8 @@ class Check:
 
 
 _BF16 = "--dtype bfloat16"
+# In memory where the system has such a folder: a 7B checkpoint is 15 GB.
+_FOLDER = "--folder /dev/shm" if Path("/dev/shm").is_dir() else ""
 CHECKS = {
     "tests": Check(
         "the tests of the model, the sampler and the learner on this device",
@@ -77,6 +79,26 @@ CHECKS = {
         "--ragged 0 --repetitions 1",
         8,
     ),
+    "sampling-peer": Check(
+        "10 sequences against transformers with its dynamic cache (needs torch with CUDA; aim: 8 x)",
+        f"{SCRIPTS}/bench_sampling.py --shape 7B {_BF16} --caches dynamic --ragged 0 --repetitions 2 {_FOLDER}",
+        f"{SCRIPTS}/bench_sampling.py --shape tiny --prompts 2 --samples 2 --length 16 --new-tokens 8 "
+        "--ragged 0 --repetitions 1",
+        8,
+    ),
+    "loading": Check(
+        "a 7B checkpoint onto the GPU, against transformers (aim: at most 2 GB of the host's memory, and its time)",
+        f"{SCRIPTS}/bench_loading.py --shapes 7B --files bfloat16 --into bfloat16 --rounds 2 {_FOLDER}",
+        f"{SCRIPTS}/bench_loading.py --shapes 0.5B --files bfloat16 --into bfloat16 --rounds 1",
+        8,
+    ),
+    "quickstart": Check(
+        "the whole trainer: warm start, sampling, workflows, updates, checkpoints",
+        "-m aflow_jax.train --config configs/quickstart.yaml max_steps=4 run_dir=runs/gpu_check",
+        "-m aflow_jax.train --config configs/quickstart.yaml warm_start.steps=2 max_steps=1 eval_every=0 "
+        "run_dir=runs/gpu_check",
+        6,
+    ),
     "learner": Check(
         "an update of 10 sequences of 4096 tokens at 7B shape (aim: 45% of the matrix rate)",
         f"{SCRIPTS}/bench_learner.py --sides ours --shape 7B --completion 3968 {_BF16} --remat full dots",
@@ -109,6 +131,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), metavar="NAME")
     parser.add_argument("--small", action="store_true", help="tiny shapes")
+    parser.add_argument("--limit", type=float, default=9, help="minutes for each at most")
     parser.add_argument("--out", type=Path, default=Path("gpu_checks"), help="folder of what they print")
     options = parser.parse_args()
     if options.list:
@@ -116,15 +139,19 @@ def main() -> int:
             print(f"{name:16} at most {check.minutes:g} min: {check.shows}")
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    outcomes = [run(name, options.out / f"{name}.txt", small=options.small) for name in options.only]
+    outcomes = [
+        run(name, options.out / f"{name}.txt", small=options.small, limit=options.limit) for name in options.only
+    ]
     return 0 if all(outcomes) else 1
 
 
-def run(name: str, path: Path, *, small: bool) -> bool:
-    """Run one check; return whether it ended well."""
+def run(name: str, path: Path, *, small: bool, limit: float) -> bool:
+    """Run one check, for so many minutes at most; return whether it ended well."""
     check, started = CHECKS[name], time.perf_counter()
+    limit = min(limit, check.minutes)
     command = [sys.executable, *(check.small if small else check.full).split()]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     if check.gigabytes and not small:
         # JAX takes 92% of a card here, and so of the one that this stands for, as far as there is as much.
         environment["XLA_CLIENT_MEM_FRACTION"] = f"{0.92 * min(1.0, check.gigabytes * 1e9 / gpu_bytes()):.4f}"
@@ -132,11 +159,11 @@ def run(name: str, path: Path, *, small: bool) -> bool:
         print("$ python", *command[1:], file=file, flush=True)
         try:
             code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=60 * check.minutes
+                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=60 * limit
             ).returncode
             ended = "ok" if code == 0 else f"exit code {code}"
         except subprocess.TimeoutExpired:
-            ended = f"ended after {check.minutes:g} min"
+            ended = f"ended after {limit:g} min"
     print(f"{name:16} {ended:12} {time.perf_counter() - started:6.0f} s  {path}", flush=True)
     return ended == "ok"
 

@@ -17,7 +17,7 @@ Nothing is compiled, and no array is made: a 7B model's update takes about a sec
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -110,6 +110,14 @@ def layout(function: Any, *arguments: Any, donated: Any = None, platform: Platfo
         temporaries=pack(buffers),
         peak=peak(buffers),
     )
+
+
+def _scan_sections(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return where among a scan's inputs its carry begins, and where what it goes through does."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # since JAX 0.11
+    return len(constants), len(constants) + len(carry)
 
 
 def tree_bytes(tree: Any) -> int:
@@ -248,7 +256,7 @@ class _Simulation:
     def scan(self, operation: Operation, inputs: list[_Value], readers: list[int]) -> list[_Value]:
         """A loop over layers or chunks: its carry is one buffer, and what it returns for each turn is stacked."""
         params = operation.params
-        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        first, second = _scan_sections(params)
         if params["length"] == 1:  # XLA unrolls it
             return [self.held(value) for value in self.walk(params["jaxpr"].jaxpr, inputs)]
         carry = self.carried(inputs[first:second], operation.input_avals[first:second])

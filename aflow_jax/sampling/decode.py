@@ -23,6 +23,12 @@ from aflow_jax.qwen2 import (
 )
 from aflow_jax.sampling.filters import sample_tokens
 
+LOOP_OPTIONS = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+}
+"""XLA's options for programs with loops and branches: those too are put in CUDA's graphs, so that a GPU need not ask
+the host at each turn. Without effect on other devices."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +193,7 @@ def cut_layers(model: Qwen2, adapter: Adapter | None, *, rows: int) -> DecodeWei
     return model.unstacked(adapter, rows)
 
 
-@partial(jax.jit, static_argnames=("chunk_length", "bound"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("chunk_length", "bound"), donate_argnames="state", compiler_options=LOOP_OPTIONS)
 def decode(
     weights: DecodeWeights, state: SlotState, settings: DrawSettings, *, chunk_length: int, bound: int
 ) -> tuple[SlotState, Chunk]:
@@ -255,7 +261,7 @@ def decode_allowed(
     return _run_chunk(weights, state, settings, chunk), chunk
 
 
-@partial(jax.jit, static_argnames="bound")
+@partial(jax.jit, static_argnames="bound", compiler_options=LOOP_OPTIONS)
 def _draw_allowed(
     weights: DecodeWeights, state: SlotState, settings: DrawSettings, allowed: UInt32[Array, "B M"], *, bound: int
 ) -> Chunk:

@@ -20,10 +20,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from aflow_jax.qwen2 import DecodeWeights, decode_tokens
-from aflow_jax.sampling.decode import Chunk, DrawSettings, SlotState, blank_chunk, draw, hold_chunk, hold_slots
+from aflow_jax.sampling.decode import (
+    LOOP_OPTIONS,
+    Chunk,
+    DrawSettings,
+    SlotState,
+    blank_chunk,
+    draw,
+    hold_chunk,
+    hold_slots,
+)
 
 
-@partial(jax.jit, static_argnames=("chunk_length", "bound", "drafted"), donate_argnames="state")
+@partial(
+    jax.jit,
+    static_argnames=("chunk_length", "bound", "drafted"),
+    donate_argnames="state",
+    compiler_options=LOOP_OPTIONS,
+)
 def decode_with_lookup(
     weights: DecodeWeights,
     state: SlotState,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from aflow_jax.qwen2 import Adapter, KVCache, Qwen2, ShardingRules, hold, hold_cache
-from aflow_jax.sampling.decode import SlotState, hold_slots
+from aflow_jax.sampling.decode import LOOP_OPTIONS, SlotState, hold_slots
 
 
 @jax.tree_util.register_dataclass
@@ -66,10 +66,12 @@ def insert(state: SlotState, prefix: Prefix, admission: Admission, rules: Shardi
     return _insert(state, prefix, admission, rules)
 
 
-def _copy_rows(slots: Float[Array, "B K X Y"], prefix: Float[Array, "1 K #X #Y"], admission: Admission) -> Array:
-    # A loop of in-place copies: a scatter over all slots would touch those that are not admitted, too.
-    def copy(index: Int[Array, ""], slots: Array) -> Array:
-        return jax.lax.dynamic_update_slice(slots, prefix, (admission.rows[index], 0, 0, 0))
+def _copy_rows(slots: KVCache, prefix: KVCache, admission: Admission) -> KVCache:
+    # A loop of in-place copies: a scatter over all slots would touch those that are not admitted, too. One for all
+    # layers: before each turn of a loop a GPU waits for the host.
+    def copy(index: Int[Array, ""], slots: KVCache) -> KVCache:
+        place = (admission.rows[index], 0, 0, 0)
+        return jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, place), slots, prefix)
 
     return jax.lax.fori_loop(0, admission.count, copy, slots)
 
@@ -83,7 +85,7 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission, rules
         padded = jnp.pad(prefix.tokens, (0, history.shape[1] - prefix.tokens.shape[0]))
         history = assign(history, padded)
     state = SlotState(
-        cache=jax.tree.map(lambda slots, rows: _copy_rows(slots, rows, admission), state.cache, prefix.cache),
+        cache=_copy_rows(state.cache, prefix.cache, admission),
         hidden=assign(state.hidden, prefix.hidden),
         positions=assign(state.positions, prefix.length),
         produced=assign(state.produced, 0),
@@ -94,7 +96,7 @@ def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission, rules
     return hold_slots(rules, state)
 
 
-_insert = jax.jit(_insert_traced, static_argnums=3, donate_argnums=0)
+_insert = jax.jit(_insert_traced, static_argnums=3, donate_argnums=0, compiler_options=LOOP_OPTIONS)
 
 
 def noise_keys(seeds: UInt32[Array, "B M"], counts: Int[Array, "B"]) -> Array:
