@@ -5,6 +5,7 @@ from aflow_jax.sampling.engine import Engine
 from aflow_jax.sampling.scheduler import Scheduler
 from aflow_jax.sampling.types import (
     Completion,
+    EngineOptions,
     FinishReason,
     Progress,
     Request,
@@ -19,6 +20,7 @@ __all__ = [
     "DeviceFailure",
     "Driver",
     "Engine",
+    "EngineOptions",
     "FinishReason",
     "Progress",
     "QueueFull",

@@ -113,7 +113,7 @@ class Driver:
             max_waiting: completions that may wait for a slot before further ones are refused; None is unbounded.
         """
         self.failure: BaseException | None = None
-        self.slots = engine.slots
+        self.slots = engine.options.slots
         self._scheduler = engine.scheduler()
         self._max_waiting = max_waiting
         self._changed = threading.Condition()

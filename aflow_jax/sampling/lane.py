@@ -23,6 +23,7 @@ from aflow_jax.sampling.types import (
     MAX_SEEDS,
     MAX_STOP_TOKENS,
     Completion,
+    EngineOptions,
     Progress,
     Request,
     SamplingParams,
@@ -83,15 +84,13 @@ class Lane:
         tokenizer: Tokenizer,
         base: BaseWeights,
         adapter: Adapter | None,
+        options: EngineOptions,
         *,
-        slots: int,
-        chunk_length: int,
-        constrained: bool = False,
-        drafted: int = 0,
+        constrained: bool,
     ) -> None:
-        """Make a lane of at most `slots` slots for requests with a constraint, or without; nothing is allocated yet.
+        """Make a lane for requests with a constraint, or without; nothing is allocated yet.
 
-        `drafted` tokens at each pass come of prompt lookup, where no constraint has the host look at every token.
+        Prompt lookup drafts no tokens where a constraint has the host look at every token.
         """
         self.adapter = adapter
         self._model = model
@@ -99,10 +98,10 @@ class Lane:
         self._base = base
         # Each device of the mesh's `data` axis has equally many.
         self._parts = 1 if model.rules is None else model.rules.data
-        self._most_slots = self._divided(slots)
-        self._chunk_length = chunk_length
+        self._most_slots = self._divided(options.slots)
+        self._chunk_length = options.chunk_length
         self._constrained = constrained
-        self._drafted = 0 if constrained else drafted
+        self._drafted = 0 if constrained else options.drafted
         self.tokens = self.passes = 0
         self._waiting: deque[Job] = deque()
         self._slots: list[_Running | None] = []

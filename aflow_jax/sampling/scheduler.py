@@ -4,13 +4,12 @@ submit ──► lane of its adapter ──step, lanes in turn──► progress
 """
 
 import dataclasses
-from typing import Literal
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
 from aflow_jax.sampling.decode import BaseWeights
 from aflow_jax.sampling.lane import Job, Lane
-from aflow_jax.sampling.types import Progress, Request, SamplingParams
+from aflow_jax.sampling.types import EngineOptions, Progress, Request, SamplingParams
 
 
 class Scheduler:
@@ -29,28 +28,13 @@ class Scheduler:
       passes: How often completions went through the model for them: fewer times where drafts were right.
     """
 
-    def __init__(
-        self,
-        model: Qwen2,
-        tokenizer: Tokenizer,
-        base: BaseWeights,
-        *,
-        slots: int,
-        prompt_max_length: int,
-        long_prompts: Literal["error", "truncate"] = "error",
-        chunk_length: int = 16,
-        drafted: int = 0,
-    ) -> None:
-        """Make a scheduler; nothing is compiled or allocated before the first step. Arguments are those of Engine."""
+    def __init__(self, model: Qwen2, tokenizer: Tokenizer, base: BaseWeights, options: EngineOptions) -> None:
+        """Make a scheduler; nothing is compiled or allocated before the first step."""
         self.truncated_prompts = 0
         self._model = model
         self._tokenizer = tokenizer
         self._base = base
-        self._slots = slots
-        self._prompt_max_length = prompt_max_length
-        self._long_prompts = long_prompts
-        self._chunk_length = chunk_length
-        self._drafted = drafted
+        self._options = options
         self.tokens = self.passes = 0
         self._next_id = 0
         # By identity of the adapter, which the lane keeps alive, and whether there is a constraint; in the order of
@@ -91,7 +75,7 @@ class Scheduler:
           UserError: a prompt above prompt_max_length where that is an error, or prompt and completion together above
             the positions that the model knows, or a constraint that so few new tokens cannot meet.
         """
-        request = self._fit(request, prompt_max_length or self._prompt_max_length)
+        request = self._fit(request, prompt_max_length or self._options.prompt_max_length)
         self._check_positions(request, params)
         if params.constraint:
             params.constraint.matcher(params.max_new_tokens)  # refused now rather than in a slot
@@ -133,10 +117,8 @@ class Scheduler:
                 self._tokenizer,
                 self._base,
                 adapter,
-                slots=self._slots,
-                chunk_length=self._chunk_length,
+                self._options,
                 constrained=constrained,
-                drafted=self._drafted,
             )
         return self._lanes[key]
 
@@ -147,7 +129,7 @@ class Scheduler:
         length = len(request.prompt_tokens)
         if length <= prompt_max_length:
             return request
-        if self._long_prompts == "error":
+        if self._options.long_prompts == "error":
             raise UserError(
                 f"the prompt of request {self._next_id} has {length} tokens, prompt_max_length is "
                 f"{prompt_max_length}: raise prompt_max_length, or let long prompts be truncated"

@@ -31,6 +31,29 @@ class TokenConstraint(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How an engine works, whatever it is asked for.
+
+    Attributes:
+      slots: Sequences that decode together, at most.
+      prompt_max_length: Longest prompt, in tokens.
+      long_prompts: What becomes of a longer one: "error", or "truncate", which keeps its last tokens and counts it.
+      chunk_length: Tokens between two looks at which completions ended.
+      drafted: Tokens that prompt lookup drafts for each pass (`lookup`), below `chunk_length`; 0 is off.
+    """
+
+    slots: int
+    prompt_max_length: int
+    long_prompts: Literal["error", "truncate"] = "error"
+    chunk_length: int = 16
+    drafted: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drafted < self.chunk_length:
+            raise ValueError(f"drafted must be from 0 to {self.chunk_length - 1}, found {self.drafted}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How tokens are drawn; the filters act in the order temperature, constraint, top-k, top-p, min-p.
 

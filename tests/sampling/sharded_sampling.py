@@ -10,12 +10,11 @@ import jax
 import numpy as np
 
 from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, init_adapter, init_random, make_mesh, place
-from aflow_jax.sampling import Request, SamplingParams
+from aflow_jax.sampling import Engine, Request, SamplingParams
 from aflow_jax.sampling.decode import BaseWeights, DrawSettings, decode, empty_slots
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.lane import _admission
 from aflow_jax.sampling.prefill import _insert, prefill
-from aflow_jax.sampling.scheduler import Scheduler
 
 CONFIG = Qwen2Config(
     hidden_size=32,
@@ -55,7 +54,7 @@ def main() -> None:
 
 def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[float]]]:
     """Six completions of three prompts, of which more wait than there are slots."""
-    scheduler = Scheduler(model, Spelled(), BaseWeights(model), slots=4, prompt_max_length=64, chunk_length=4)
+    scheduler = Engine(model, Spelled(), slots=4, prompt_max_length=64, chunk_length=4).scheduler()
     for at in range(3):
         prompt = tuple(range(7 + at, 20 + 5 * at))
         scheduler.submit(Request(prompt_tokens=prompt, seeds=((at, 0), (at, 1))), PARAMS, adapter)
