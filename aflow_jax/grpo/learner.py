@@ -180,39 +180,35 @@ class Learner:
     def _policy_gradient(
         self, parts: list[Microbatch], *, temperature: float, against_sampler: bool, measure_gap: bool
     ) -> tuple[Gradient, list[LossSums], list[SamplerGap]]:
-        self.model.stack()
-        settings, key = self.settings.gradient_settings(), self._dropout_key()
-        gradient, sums, gaps = empty_gradient(self.state.adapter_weights, self.model.rules), [], []
-
-        def arguments(part: Microbatch) -> tuple:
-            return self.model, self.adapter, gradient, self._placed(part), temperature, key
-
-        static = {"settings": settings, "against_sampler": against_sampler}
-        self._make_sure_of_room(parts, add_policy_gradient, arguments, static)
-        for part in parts:
-            gradient, part_sums, gap = add_policy_gradient(*arguments(part), **static)
-            sums.append(part_sums)
-            gaps.append(gap)
+        gradient, sums, gaps = self._accumulated(
+            parts, add_policy_gradient, temperature, against_sampler=against_sampler
+        )
         if not measure_gap:
             return gradient, sums, []
-        if key is not None:
-            gaps = [sampler_gap(self.model, self.adapter, self._placed(parts[0]), temperature, settings)]
+        if self._adapter.dropout:
+            first, settings = self._placed(parts[0]), self.settings.gradient_settings()
+            gaps = [sampler_gap(self.model, self.adapter, first, temperature, settings)]
         return gradient, sums, gaps
 
     def _supervised_gradient(self, parts: list[Microbatch]) -> tuple[Gradient, list[LossSums]]:
+        return self._accumulated(parts, add_supervised_gradient)
+
+    def _accumulated(
+        self, parts: list[Microbatch], program: Callable[..., Any], *traced: float, **static: Any
+    ) -> tuple[Any, ...]:
+        """Return the gradient that a program adds up over the microbatches, and lists of what else it says of each."""
         self.model.stack()
-        settings, key = self.settings.gradient_settings(), self._dropout_key()
-        gradient, sums = empty_gradient(self.state.adapter_weights, self.model.rules), []
+        key, gradient, found = self._dropout_key(), empty_gradient(self.state.adapter_weights, self.model.rules), []
+        static = {"settings": self.settings.gradient_settings(), **static}
 
         def arguments(part: Microbatch) -> tuple:
-            return self.model, self.adapter, gradient, self._placed(part), key
+            return self.model, self.adapter, gradient, self._placed(part), *traced, key
 
-        static = {"settings": settings}
-        self._make_sure_of_room(parts, add_supervised_gradient, arguments, static)
+        self._make_sure_of_room(parts, program, arguments, static)
         for part in parts:
-            gradient, part_sums = add_supervised_gradient(*arguments(part), **static)
-            sums.append(part_sums)
-        return gradient, sums
+            gradient, *said = program(*arguments(part), **static)
+            found.append(said)
+        return gradient, *map(list, zip(*found, strict=True))
 
     def _make_sure_of_room(
         self,
