@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -28,9 +27,8 @@ from aflow_jax.qwen2 import (
 )
 from aflow_jax.qwen2.weights import choose_dtype
 from aflow_jax.sampling.decode import DrawSettings, SlotState, cut_layers, decode, empty_slots
-from aflow_jax.sampling.engine import Engine
 from aflow_jax.sampling.prefill import prefill
-from aflow_jax.sampling.types import MAX_STOP_TOKENS
+from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions
 
 Shape = jax.ShapeDtypeStruct
 
@@ -146,7 +144,7 @@ def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int
         stop_tokens=Shape((slots, MAX_STOP_TOKENS), jnp.int32),
         patience=_scalar(jnp.int32),
     )
-    chunk_length = inspect.signature(Engine).parameters["chunk_length"].default
+    chunk_length = EngineOptions.chunk_length
     return policy.laid_out(decode, weights, state, settings, donated=state, chunk_length=chunk_length, bound=bound)
 
 
