@@ -17,6 +17,10 @@ CODE = Problem(
 )
 QA = Problem("Who wrote it?", "Ada", "hotpotqa", "qa", context="It was written by Ada.")
 
+# Programs for CODE.
+RIGHT = "def double(x):\n    return 2 * x"
+WRONG = "def double(x):\n    return x + 2"
+
 
 @dataclass
 class Asked:
