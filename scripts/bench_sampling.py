@@ -8,7 +8,8 @@ Each side lives in a process of its own, loads the same random checkpoint, and d
 filters or end tokens; the sides take turns. Two loads: prompts of one length with several samples of each, and ragged,
 one sample each of prompts from 16 to 512 tokens. The peers get padded prompts, each repeated for its samples.
 
-A decode step's time is that of a whole run less that of a run of one token, by the tokens between. Its limit is the
+A decode step's time is that of a whole run less that of a run of one token, by the tokens between, and the prefill's
+that of a run of one token less a step. A step's limit is the
 weights and the cache that it must read, at the bandwidth of reading a large array with all cores (CPU), or of
 summing one (elsewhere). KV memory is the cache allocated over what prompts and new tokens need, at its peak.
 """
@@ -246,7 +247,8 @@ def _report(options: argparse.Namespace, config: Any, ours: Worker, sides: dict[
         f"{bandwidth / 1e9:.1f} GB/s, {read / step / bandwidth:.0%} of the limit"
     )
     rate, spent = ours.call("matrix_rate", options.dtype), _prefill_flops(config, options.prompts, options.length)
-    print(f"prefill {first:.3f} s, {spent / first / rate:.0%} of the matrix rate {rate / 1e9:.0f} GFLOP/s")
+    prefill = first - step
+    print(f"prefill {prefill:.3f} s, {spent / prefill / rate:.0%} of the matrix rate {rate / 1e9:.0f} GFLOP/s")
     if options.ragged:
         ours.call("cache_ratio")
         _compare("ragged", prompts_of(np.linspace(16, 512, options.ragged)), 1, options, sides)

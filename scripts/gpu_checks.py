@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from aflow_jax.memory import CARDS, POOL
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = "scripts"
 
@@ -31,14 +33,14 @@ class Check:
         shows: what it measures, and the aim where there is one.
         full, small: arguments of Python.
         minutes: after which it is ended.
-        gigabytes: of a card whose memory this one is capped at; 0 for no cap.
+        card: the preset of a card whose memory this one is capped at; "" for no cap.
     """
 
     shows: str
     full: str
     small: str
     minutes: float
-    gigabytes: int = 0
+    card: str = ""
 
 
 _BF16 = "--dtype bfloat16"
@@ -120,9 +122,9 @@ CHECKS = {
         f"{SCRIPTS}/check_memory_plan.py --config configs/gpu/{preset}.yaml --run",
         f"{SCRIPTS}/check_memory_plan.py --config configs/quickstart.yaml --run",
         6,
-        gigabytes,
+        preset,
     )
-    for preset, gigabytes in {"t4_16gb": 15, "v100_16gb": 16, "a100_40gb": 40, "a100_80gb": 80}.items()
+    for preset in ("t4_16gb", "v100_16gb", "a100_40gb", "a100_80gb")
 }
 
 
@@ -152,9 +154,9 @@ def run(name: str, path: Path, *, small: bool, limit: float) -> bool:
     command = [sys.executable, *(check.small if small else check.full).split()]
     places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
-    if check.gigabytes and not small:
-        # JAX takes 92% of a card here, and so of the one that this stands for, as far as there is as much.
-        environment["XLA_CLIENT_MEM_FRACTION"] = f"{0.92 * min(1.0, check.gigabytes * 1e9 / gpu_bytes()):.4f}"
+    if check.card and not small:
+        # As much as JAX takes of the card that this one stands for, as far as there is as much.
+        environment["XLA_CLIENT_MEM_FRACTION"] = f"{min(POOL, CARDS[check.card].capacity / gpu_bytes()):.4f}"
     with path.open("w", encoding="utf-8") as file:
         print("$ python", *command[1:], file=file, flush=True)
         try:

@@ -27,7 +27,7 @@ def create_answering_model(folder: Path, texts: Iterable[str], reply: str, *, vo
     opening = tokenizer.encode_chat([{"role": "user", "content": "?"}])[-1]
     chain = [opening, *tokenizer.encode_text(reply), tokenizer.eos_token_ids[0]]
     assert len(set(chain)) == len(chain), "a reply in which no token is there twice"
-    model = load_pretrained(folder)
+    model = load_pretrained(folder, "float32")
     weights = {name: np.zeros(weight.get_value().shape, np.float32) for name, weight in model.layers.items()}
     embedding = np.array(model.embedding.get_value())
     embedding[:, : len(chain)] = 0.0

@@ -70,8 +70,8 @@ def test_a_checkpoint_gives_a_whole_model_that_computes_the_same(run, tmp_path):
     base, rows = run.parent / "base", np.arange(9, dtype=np.int32)[None]
     trained = load_trained_adapter(run / "checkpoints" / "step_3")
     logits = jax.jit(lambda model, adapter: model.logits(rows, None, adapter))
-    expected = logits(load_pretrained(base), trained.adapter)
-    np.testing.assert_allclose(logits(load_pretrained(tmp_path), None), expected, atol=1e-4)
+    expected = logits(load_pretrained(base, "float32"), trained.adapter)
+    np.testing.assert_allclose(logits(load_pretrained(tmp_path, "float32"), None), expected, atol=1e-4)
     messages = [{"role": "user", "content": "12 apples"}]
     assert load_tokenizer(tmp_path).encode_chat(messages) == load_tokenizer(base).encode_chat(messages)
 

@@ -23,7 +23,9 @@ def engine(tmp_path_factory) -> Engine:
     words = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.\nsystem\nuser\nassistant\n6 + 1?"
     create_answering_model(folder, [words] * 9, REPLY, vocab_size=420)
     # Prompts of the policy are bounded to a few tokens here; the executor's are not.
-    return Engine(load_pretrained(folder), load_tokenizer(folder), slots=2, prompt_max_length=8, chunk_length=4)
+    return Engine(
+        load_pretrained(folder, "float32"), load_tokenizer(folder), slots=2, prompt_max_length=8, chunk_length=4
+    )
 
 
 def connect(driver: Driver, engine: Engine, **settings) -> LLMClient:

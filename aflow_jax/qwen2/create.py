@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.checkpoint import save_config
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.device import host_device
 from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.weights import save_weights
 
@@ -96,7 +97,9 @@ def create_checkpoint(
         "do_sample": True,
     }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    save_weights(_with_range(init_random(config, jax.random.key(seed), jnp.float32)), folder)
+    # On a CPU, so that the model is the same on every machine; a GPU would take longer to compile it than to train it.
+    with jax.default_device(host_device()):
+        save_weights(_with_range(init_random(config, jax.random.key(seed), jnp.float32)), folder)
 
 
 def _with_range(model: Qwen2) -> Qwen2:

@@ -50,6 +50,14 @@ def default_platform() -> str:
     return absent.platform if absent else jax.default_backend()
 
 
+def host_device() -> jax.Device:
+    """Return a CPU to compute on; the first device where JAX_PLATFORMS leaves CPUs out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def gpu_compute_capability() -> tuple[int, int]:
     """Return the lowest (major, minor) of the GPUs that arrays land on by default, (0, 0) where there are none."""
     absent = absent_device()

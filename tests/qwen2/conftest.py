@@ -28,4 +28,4 @@ def adapter() -> Adapter:
 @pytest.fixture(scope="session")
 def expected(base, adapter) -> np.ndarray:
     """Our logits with the adapter, which no exchange may change."""
-    return np.asarray(LOGITS(load_pretrained(base), adapter))
+    return np.asarray(LOGITS(load_pretrained(base, "float32"), adapter))

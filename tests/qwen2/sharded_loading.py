@@ -27,7 +27,7 @@ def main(folder: str, port: str, process: str) -> None:
         axes = ("data",) if name.endswith(("norm", "bias")) else ("data", "model")
         return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - len(axes)), *axes))
 
-    whole = {name: np.asarray(weight) for name, weight in weights(load_pretrained(folder)).items()}
+    whole = {name: np.asarray(weight) for name, weight in weights(load_pretrained(folder, "float32")).items()}
     report = {}
     # Each way once before: the first time modules are imported, which is reading too.
     for in_place in (True, False, True, False):

@@ -28,7 +28,7 @@ def test_the_merged_model_needs_no_adapter_here_or_in_transformers(base, adapter
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         (base / name).write_text(f'{{"file": "{name}"}}')
     export_merged(base, adapter, tmp_path)
-    np.testing.assert_allclose(LOGITS(load_pretrained(tmp_path), None), expected, atol=1e-4)
+    np.testing.assert_allclose(LOGITS(load_pretrained(tmp_path, "float32"), None), expected, atol=1e-4)
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (tmp_path / name).read_bytes() == (base / name).read_bytes()
         (base / name).unlink()
@@ -73,7 +73,7 @@ def test_a_large_model_is_merged_into_shards_that_both_we_and_transformers_load(
     )
     for tensors in shards.values():
         assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= limit
-    np.testing.assert_allclose(LOGITS(load_pretrained(tmp_path), None), expected, atol=1e-4)
+    np.testing.assert_allclose(LOGITS(load_pretrained(tmp_path, "float32"), None), expected, atol=1e-4)
 
     torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch")
     from transformers import Qwen2ForCausalLM

@@ -39,7 +39,7 @@ def test_adapters_on_any_targets_go_to_peft_and_back(base, tmp_path, rslora):
         adapter = load_peft(theirs, CONFIG)
         assert (adapter.rank, set(adapter.targets), adapter.dropout) == (4, set(targets), 0.2)
         assert adapter.scale == (6 / 2 if rslora else 6 / 4)
-        np.testing.assert_allclose(LOGITS(load_pretrained(base), on_all_targets(adapter)), logits, atol=1e-4)
+        np.testing.assert_allclose(LOGITS(load_pretrained(base, "float32"), on_all_targets(adapter)), logits, atol=1e-4)
         save_peft(adapter, ours, base_model=str(base))
         np.testing.assert_array_equal(logits_with_peft(base, ours), logits)
 
@@ -59,7 +59,7 @@ def test_however_peft_was_told_its_targets_they_are_those_that_it_saved(base, tm
     logits = save_with_peft(base, tmp_path, **settings)
     adapter = load_peft(tmp_path, CONFIG)
     assert set(adapter.targets) == set(targets)
-    np.testing.assert_allclose(LOGITS(load_pretrained(base), on_all_targets(adapter)), logits, atol=1e-4)
+    np.testing.assert_allclose(LOGITS(load_pretrained(base, "float32"), on_all_targets(adapter)), logits, atol=1e-4)
 
 
 def test_an_adapter_that_peft_saved_in_bfloat16_is_read_exactly(base, tmp_path):

@@ -157,7 +157,7 @@ def test_a_created_checkpoint_is_the_same_model_in_transformers(tmp_path):
     assert model.config.tie_word_embeddings
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits.numpy()
-    found = load_pretrained(tmp_path).logits(np.array([ids], np.int32))
+    found = load_pretrained(tmp_path, "float32").logits(np.array([ids], np.int32))
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -47,7 +47,7 @@ def change_config(folder: Path, **values) -> None:
 
 
 def test_every_tensor_lands_in_its_layer(folder):
-    model, tensor = load_pretrained(folder), tensor_maker(CONFIG)
+    model, tensor = load_pretrained(folder, "float32"), tensor_maker(CONFIG)
     np.testing.assert_array_equal(model.embedding.get_value(), tensor("model.embed_tokens.weight"))
     np.testing.assert_array_equal(model.lm_head.get_value(), tensor("lm_head.weight"))
     np.testing.assert_array_equal(model.final_norm.get_value(), tensor("model.norm.weight"))
@@ -57,9 +57,9 @@ def test_every_tensor_lands_in_its_layer(folder):
 
 
 def test_shards_load_as_one_file_does(folder):
-    whole = load_pretrained(folder)
+    whole = load_pretrained(folder, "float32")
     shard(folder)
-    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder), whole)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder, "float32"), whole)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -67,14 +67,16 @@ def test_weights_are_rounded_to_the_dtype_asked_for(folder, dtype):
     half = load_pretrained(folder, dtype=dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(dtype)}
     jax.tree.map(
-        lambda leaf, exact: np.testing.assert_array_equal(leaf, exact.astype(dtype)), half, load_pretrained(folder)
+        lambda leaf, exact: np.testing.assert_array_equal(leaf, exact.astype(dtype)),
+        half,
+        load_pretrained(folder, "float32"),
     )
 
 
 def test_auto_means_float32_without_a_gpu(folder):
     if jax.default_backend() != "cpu":
         pytest.skip("this machine computes on another device than the CPU")
-    assert choose_dtype("auto") == load_pretrained(folder).dtype == jnp.float32
+    assert choose_dtype("auto") == load_pretrained(folder, "float32").dtype == jnp.float32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -226,7 +228,7 @@ def test_what_is_no_such_model_is_refused_in_one_line(folder, case):
     spoil, message = REFUSED[case]
     spoil(folder)
     with pytest.raises(UserError, match=message) as error:
-        load_pretrained(folder)
+        load_pretrained(folder, "float32")
     assert "\n" not in str(error.value)
 
 

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(folder):
-    return load_pretrained(folder)
+    return load_pretrained(folder, "float32")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def served_model(model_folder):
-    return load_pretrained(model_folder)
+    return load_pretrained(model_folder, "float32")
 
 
 @pytest.fixture(scope="session")
