@@ -137,7 +137,8 @@ def test_no_product_is_done_twice_where_their_results_are_kept(model):
 def test_sixteen_bit_weights_give_float32_logits_near_the_float32_model(model):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
     logits = FORWARD(half, tokens(), LENGTHS, None)
-    exact = FORWARD(model, tokens(), LENGTHS, None)
+    valid = np.arange(logits.shape[1]) < np.asarray(LENGTHS)[:, None]
+    exact = np.asarray(FORWARD(model, tokens(), LENGTHS, None))[valid]
     assert half.dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
-    assert np.linalg.norm(logits - exact) < 0.03 * np.linalg.norm(exact)
+    assert np.linalg.norm(np.asarray(logits)[valid] - exact) < 0.03 * np.linalg.norm(exact)
