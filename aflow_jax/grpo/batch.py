@@ -126,12 +126,8 @@ def _row_counts(rows: int, multiple: int) -> list[int]:
 
 
 def _is_dense(lengths: Int[np.ndarray, "n"], count: int) -> bool:
-    """Whether enough of `count` rows with these sequences, the longest first, is not padding.
-
-    A sequence alone fills two thirds of its own bucket, so the buckets have to fill three quarters of the positions.
-    """
-    own = sum(bucket(int(length)) for length in lengths)
-    return own * 2 / 3 >= (1 - MOST_PADDING) * count * bucket(int(lengths[0]))
+    """Whether enough of `count` rows with these sequences, the longest first, is not padding."""
+    return lengths.sum() >= (1 - MOST_PADDING) * count * bucket(int(lengths[0]))
 
 
 def bucket(length: int, smallest: int = 32) -> int:
