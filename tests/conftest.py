@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-_CACHE = tempfile.mkdtemp(prefix="aflow_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# Processes that share the tests (pytest-xdist) share the folder of the one that started them.
+_IS_STARTED = "PYTEST_XDIST_WORKER" in os.environ
+if not _IS_STARTED:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aflow_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["WANDB_MODE"] = "offline"
 
@@ -27,4 +29,5 @@ def no_programs_of_other_modules() -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if not _IS_STARTED:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
