@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Browser:
         self.driver = driver
 
     def open(self, address: str, *, charts: bool = False) -> None:
-        """Load the page, anew even where it is shown already, and wait for its list, or for its charts too."""
+        """Load the page, anew even where it is shown already, and wait for its list, or for the charts in view too."""
         self.driver.get("about:blank")
         self.driver.get(address)
         states = ("charts",) if charts else ("list", "charts")
@@ -91,11 +91,11 @@ class Browser:
 
 
 @contextmanager
-def chromium(profile: Path, *, phone: bool = False) -> Iterator[Browser]:
+def chromium(profile: Path, *, phone: bool = False, flags: Sequence[str] = ()) -> Iterator[Browser]:
     """Start a browser with an empty profile; a phone's has a touch screen 390 pixels wide."""
     options = Options()
     options.binary_location = CHROMIUM
-    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*_FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     if phone:

@@ -67,6 +67,24 @@ def test_the_page_shows_the_runs_curves_and_asks_for_nothing(browser, page, run)
     assert browser.requests() == [page]
 
 
+def test_a_chart_far_below_is_drawn_once_it_is_scrolled_to(browser, page):
+    browser.open(page, charts=True)
+    browser.ask("document.getElementById('more-curves').open = true")
+    for chart in ("outcomes-over-time", "calls"):
+        assert browser.number(f"#{chart} svg") == 0
+        browser.ask("document.getElementById(arguments[0]).scrollIntoView()", chart)
+        browser.wait(lambda name=chart: browser.number(f"#{name} svg.main-svg") > 0)
+
+
+def test_every_chart_is_drawn_for_printing(browser, page):
+    undrawn = "return [...document.querySelectorAll('.plot')].filter((plot) => !plot.querySelector('svg')).length"
+    browser.open(page, charts=True)
+    browser.ask("document.getElementById('more-curves').open = true")
+    assert browser.ask(undrawn) > 0
+    browser.driver.execute_cdp_cmd("Page.printToPDF", {})
+    assert browser.ask(undrawn) == 0
+
+
 def test_filters_leave_what_they_say(browser, page, run):
     browser.open(page)
     everything = records(run)

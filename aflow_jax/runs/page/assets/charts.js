@@ -1,17 +1,20 @@
-// Charts: a figure with its title, what it shows, its latest value and a legend; drawn by plotly once it is in view.
+// Charts: a figure with its title, what it shows, its latest value and a legend; drawn by plotly once it comes near the view.
 
 const MARKERS_BELOW = 16;
 const charts = new Map();
 let smoothing = 0.6;
 
-const inView = new IntersectionObserver((entries) => {
+const nearView = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const chart = charts.get(entry.target.id);
-    if (!chart) continue;
-    chart.visible = entry.isIntersecting;
-    if (chart.visible) plot(chart);
+    if (chart) chart.near = entry.isIntersecting;
   }
+  drawCharts();
 }, { rootMargin: "400px" });
+addEventListener("beforeprint", () => {
+  // A chart in a part that is closed is not printed, and has no size to be drawn in.
+  for (const chart of charts.values()) if (chart.due && chart.plot?.offsetParent) plot(chart);
+});
 
 /**
  * Show a chart in its host, anew or with new data.
@@ -22,29 +25,47 @@ const inView = new IntersectionObserver((entries) => {
 function showChart(host, spec) {
   let chart = charts.get(spec.id);
   if (!chart) {
-    chart = { hidden: new Set(), visible: false, figure: el("figure", { class: "card chart" }) };
+    chart = { hidden: new Set(), near: false, due: true, figure: el("figure", { class: "card chart" }) };
     charts.set(spec.id, chart);
     host.append(chart.figure);
   }
   chart.spec = spec;
+  chart.due = true;
   const drawn = spec.series.filter((one) => one.y.some(isFigure));
   const plotted = chart.plot;
   chart.plot = drawn.length ? plotted ?? el("div", { class: "plot", id: spec.id, role: "img" }) : null;
   chart.plot?.setAttribute("aria-label", spoken(spec, drawn));
   chart.figure.replaceChildren(...present([caption(spec), legend(chart, drawn), chart.plot ?? emptyState("Nothing yet", spec.empty)]));
-  if (plotted && !chart.plot) inView.unobserve(plotted);
-  if (chart.plot && !plotted) inView.observe(chart.plot);
-  if (chart.visible) plot(chart);
+  if (plotted && !chart.plot) nearView.unobserve(plotted);
+  if (chart.plot && !plotted) nearView.observe(chart.plot);
+  drawCharts();
 }
 
-/** Draw every chart in view again, as when plotly has come, or the theme or the smoothing is another. */
-async function redrawCharts() {
-  for (const chart of charts.values()) {
-    if (!chart.visible) continue;
-    plot(chart);
+/** Draw every chart anew, as when the theme or the smoothing is another: now, or when it comes near the view. */
+function redrawCharts() {
+  for (const chart of charts.values()) chart.due = true;
+  drawCharts();
+}
+
+let drawing = null;
+
+/** Draw the charts that are due and near the view; those in view are first. Resolves when none is left. */
+function drawCharts() {
+  drawing ??= drawNearest().finally(() => { drawing = null; });
+  return drawing;
+}
+
+async function drawNearest() {
+  for (;;) {
     await new Promise((resolve) => setTimeout(resolve)); // where the page answers its reader
+    const due = window.Plotly ? [...charts.values()].filter((chart) => chart.due && chart.near && chart.plot) : [];
+    if (!due.length) return;
+    const distances = due.map((chart) => distanceFromView(chart.plot.getBoundingClientRect()));
+    plot(due[distances.indexOf(Math.min(...distances))]);
   }
 }
+
+const distanceFromView = ({ top, bottom }) => Math.max(0, top - innerHeight, -bottom);
 
 function caption({ title, note, headline }) {
   return el("figcaption", {},
@@ -72,8 +93,10 @@ function legend(chart, drawn) {
   }));
 }
 
-function plot({ spec, plot: host, hidden }) {
+function plot(chart) {
+  const { spec, plot: host, hidden } = chart;
   if (!window.Plotly || !host) return;
+  chart.due = false;
   const shown = spec.series.filter((one) => one.y.some(isFigure) && !hidden.has(one.name));
   const traces = shown.flatMap((one) => (one.bars ? barTraces(one, spec) : lineTraces(one, spec, one === shown[0])));
   window.Plotly.react(host, traces, layout(spec), { displayModeBar: false, responsive: true, doubleClick: "reset" });

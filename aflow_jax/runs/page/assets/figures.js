@@ -2,8 +2,11 @@
 
 const isFigure = (value) => typeof value === "number" && Number.isFinite(value);
 
+const formats = []; // by places: to make one takes longer than a thousand figures in it
+
 function digits(value, places) {
-  return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+  formats[places] ??= new Intl.NumberFormat("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+  return formats[places].format(value);
 }
 
 const inWords = {

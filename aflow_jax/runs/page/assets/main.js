@@ -96,7 +96,7 @@ async function start() {
   const asked = rolloutInAddress(index);
   if (asked !== null) detail.open(asked);
   await loadPlotly();
-  await redrawCharts();
+  await drawCharts();
   reached("charts");
   if (source.live) await watch();
 }
