@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from aflow_jax.doctor.cards import Gpu, find_gpus
+
 if TYPE_CHECKING:
     from aflow_jax.config import Config
-    from aflow_jax.doctor.gpu import Gpu
     from aflow_jax.problems import Problem
 
 State = Literal["ok", "warn", "FAIL"]
@@ -55,8 +56,6 @@ class Subject:
     @functools.cached_property
     def gpus(self) -> tuple[Gpu, ...]:
         """The NVIDIA GPUs that the driver reports."""
-        from aflow_jax.doctor.gpu import find_gpus
-
         return find_gpus()
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aflow_jax.doctor.cards import Gpu, preset_for
 from aflow_jax.doctor.findings import Finding, Subject, of_settings
-from aflow_jax.doctor.gpu import Gpu, preset_for
 from aflow_jax.errors import UserError
 from aflow_jax.paths import found
 

@@ -11,8 +11,9 @@ import yaml
 from aflow_jax.config import load_config
 from aflow_jax.doctor import Subject, find_gpus, preset_for
 from aflow_jax.doctor.__main__ import CHECKS, main
+from aflow_jax.doctor.cards import Gpu
 from aflow_jax.doctor.findings import examine
-from aflow_jax.doctor.gpu import Gpu, check_cuda, check_gpu
+from aflow_jax.doctor.gpu import check_cuda, check_gpu
 from aflow_jax.doctor.local import check_data, check_disk, check_memory, check_sandbox
 from aflow_jax.doctor.network import check_executor, check_hub, check_wandb
 from aflow_jax.memory import CARDS, POOL
