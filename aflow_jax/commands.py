@@ -1,7 +1,8 @@
-"""How a command ends: what goes wrong in it becomes one line and an exit code."""
+"""What commands share: the choice of a run's checkpoint, and how they end: in one line and an exit code."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,16 @@ from aflow_jax.errors import UserError
 USER_ERROR = 2  # a mistake that the user can mend
 NEEDS_MENDING = 3  # a bound is reached, such as a budget
 INTERRUPTED = 130  # by Ctrl-C
+
+NEWEST, BEST = "newest", "best"
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Let a command that takes a run folder be told which of its checkpoints is meant."""
+    parser.add_argument(
+        "--which", choices=(NEWEST, BEST), default=NEWEST,
+        help="which checkpoint of a run folder: the newest (default), or the best by the evaluations inside training",
+    )  # fmt: skip
 
 
 def exit_code(command: Callable[[], int | None], *, needs_mending: type[UserError] | tuple[()] = ()) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aflow_jax.commands import NEEDS_MENDING, add_which, exit_code
 from aflow_jax.errors import UserError
 from aflow_jax.evaluation.names import BASELINES, UNTRAINED
 
@@ -29,8 +30,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN|STEP_FOLDER|none",
-        help="a run folder (its newest checkpoint), a checkpoints/step_N folder, or none: baselines alone",
+        help="a run folder (see --which), a checkpoints/step_N folder, or none: baselines alone",
     )  # fmt: skip
+    add_which(parser)
     parser.add_argument("--data", type=Path, metavar="FILE", help="JSONL of problems; the run's held-out ones without")
     parser.add_argument("--config", metavar="FILE", help="settings; without it the run's own")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go; RUN/evaluations without")
@@ -65,7 +67,6 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from aflow_jax.assembly import ProblemSets, RunParts, load_problem_sets, open_execution, open_parts, sound_problems
-from aflow_jax.commands import NEEDS_MENDING, exit_code
 from aflow_jax.config import Config
 from aflow_jax.evaluation.chart import write_chart
 from aflow_jax.evaluation.contamination import Contamination, find_contamination
@@ -123,7 +124,9 @@ async def _run(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> tuple[Settings, Path]:
     """Return the settings, and the folder of this evaluation: its JSON and chart lie beside it under the same name."""
     checkpoint = None if options.checkpoint == "none" else Path(options.checkpoint)
-    settings = settings_for_use(checkpoint, options.config, options.overrides, Path("evaluations"))
+    settings = settings_for_use(
+        checkpoint, options.config, options.overrides, Path("evaluations"), which=options.which, say=_say
+    )
     data = options.data.stem if options.data else "held_out"
     which = "baselines" if settings.run is None else f"step_{settings.step}"
     place = (options.out or (settings.run or Path()) / "evaluations") / f"{data}_{which}"

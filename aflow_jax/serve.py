@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from aflow_jax.commands import add_which, exit_code
 from aflow_jax.errors import UserError
 
 
@@ -30,6 +31,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--adapter", action="append", default=[], metavar="[NAME=]PATH",
         help="an adapter to serve beside it: a run, a checkpoints/step_N folder or a PEFT folder; may be repeated",
     )  # fmt: skip
+    add_which(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     parser.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable with the key to demand")
@@ -56,7 +58,6 @@ if __name__ == "__main__":
 
 import uvicorn
 
-from aflow_jax.commands import exit_code
 from aflow_jax.qwen2 import Adapter, Qwen2, load_peft, load_pretrained, load_tokenizer, resolve_model
 from aflow_jax.sampling import Driver, Engine
 from aflow_jax.serving import ServerSettings, create_app
@@ -159,14 +160,18 @@ def _adapters(options: argparse.Namespace, folder: Path, model: Qwen2) -> dict[s
         name = name or Path(path).resolve().name
         if name in adapters:
             raise UserError(f"--adapter {text}: the name {name!r} is taken; give another one, as in other={path}")
-        adapters[name] = _load_adapter(Path(path), folder, model)
+        adapters[name] = _load_adapter(Path(path), folder, model, options.which)
     return adapters
 
 
-def _load_adapter(path: Path, folder: Path, model: Qwen2) -> Adapter:
+def _load_adapter(path: Path, folder: Path, model: Qwen2, which: str) -> Adapter:
     if (path / "adapter_config.json").is_file():
         return load_peft(path, model.config)
-    return load_trained_adapter(path, base=str(folder)).adapter
+    return load_trained_adapter(path, base=str(folder), which=which, say=_say).adapter
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Server(uvicorn.Server):

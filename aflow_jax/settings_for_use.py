@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aflow_jax.commands import NEWEST
 from aflow_jax.config import Config, load_config
 from aflow_jax.qwen2 import Adapter
 from aflow_jax.trained import load_trained_adapter
@@ -31,15 +32,23 @@ class Settings:
 
 
 def settings_for_use(
-    checkpoint: str | Path | None, config: str | Path | None, overrides: Sequence[str], folder: Path
+    checkpoint: str | Path | None,
+    config: str | Path | None,
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    which: str = NEWEST,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Settings:
     """Read the settings, and the adapter where there is a checkpoint.
 
     Args:
-        checkpoint: a run folder, which means its newest checkpoint, or a checkpoints/step_N folder; None for none.
+        checkpoint: a run folder, which means one of its checkpoints, or a checkpoints/step_N folder; None for none.
         config: a file of settings, or a preset's name; None is the run's own, without a checkpoint DEFAULT_CONFIG.
         overrides: `key=value` settings.
         folder: where the simulator's problems and cached replies go.
+        which: of a run folder's checkpoints, the newest or the best.
+        say: hears which checkpoint is taken.
 
     Raises:
         UserError: no such checkpoint, wrong settings, or a base that is not the one trained.
@@ -49,7 +58,7 @@ def settings_for_use(
     if checkpoint is None:
         return Settings(load_config(config or DEFAULT_CONFIG, list(overrides)).model_copy(update=changes))
     base = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("base_model=")), None)
-    trained = load_trained_adapter(Path(checkpoint), base=base)
+    trained = load_trained_adapter(Path(checkpoint), base=base, which=which, say=say)
     settings = load_config(config or trained.run / "config.yaml", list(overrides))
     changes |= {"create_model": None, "base_model": str(trained.base_folder)}
     return Settings(settings.model_copy(update=changes), trained.adapter, trained.step, trained.run)

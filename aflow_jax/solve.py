@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from aflow_jax.commands import NEEDS_MENDING, add_which, exit_code
+
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -21,6 +23,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("question", help="what is asked")
     parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="a run folder, or a checkpoints/step_N folder")
+    add_which(parser)
     parser.add_argument("--workflow", metavar="TEXT", help="run this one; no policy is loaded")
     parser.add_argument("--context", metavar="TEXT", help="passages to answer from")
     parser.add_argument("--entry-point", metavar="NAME", help="the function to write; makes it a question of code")
@@ -38,7 +41,6 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from aflow_jax.commands import NEEDS_MENDING, exit_code
 from aflow_jax.live_run import LiveRun, readable
 from aflow_jax.llm import BudgetExhausted
 from aflow_jax.memory import claim_gpu_memory
@@ -58,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     with (
         Solver(
             options.checkpoint,
+            which=options.which,
             config=options.config,
             overrides=options.overrides,
             writes_workflows=options.workflow is None,

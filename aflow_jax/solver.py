@@ -28,6 +28,7 @@ from aflow_jax.assembly import (
     open_parts,
     workflow_limits,
 )
+from aflow_jax.commands import NEWEST
 from aflow_jax.errors import UserError
 from aflow_jax.problems import Problem, default_sources
 from aflow_jax.sampling import Request
@@ -78,6 +79,7 @@ class Solver:
         self,
         checkpoint: str | Path | None = None,
         *,
+        which: str = NEWEST,
         config: str | Path | None = None,
         overrides: Sequence[str] = (),
         writes_workflows: bool = True,
@@ -86,12 +88,13 @@ class Solver:
         """Load the policy and reach the executor; that takes from seconds to minutes.
 
         Args:
-            checkpoint: a run folder, which means its newest checkpoint, or a checkpoints/step_N folder; None takes the
+            checkpoint: a run folder, which means one of its checkpoints, or a checkpoints/step_N folder; None takes the
                 base model as it is.
+            which: of a run folder's checkpoints, "newest" or "best" by the evaluations inside training.
             config: a file of settings or a preset's name; None is the run's own, without a checkpoint `training`.
             overrides: `key=value` settings over it.
             writes_workflows: False loads no policy: `solve` needs a workflow each time then.
-            say: hears lines about what is loaded.
+            say: hears lines about what is loaded, the checkpoint first.
 
         Raises:
             UserError: a mistake in what was named, an endpoint that refuses the key or cannot be reached.
@@ -103,7 +106,7 @@ class Solver:
         self._stack = AsyncExitStack()
         self._solved, self._closed = 0, False
         try:
-            settings = settings_for_use(checkpoint, config, overrides, Path(self._scratch.name))
+            settings = settings_for_use(checkpoint, config, overrides, Path(self._scratch.name), which=which, say=say)
             self._config, self._adapter = settings.config, settings.adapter
             self._parts: ExecutionParts = self._wait(self._open(writes_workflows, say))
         except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
+from aflow_jax.commands import BEST, NEWEST
 from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2Config, init_adapter, resolve_model
@@ -36,17 +38,26 @@ class TrainedAdapter:
     run: Path
 
 
-def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> TrainedAdapter:
+def load_trained_adapter(
+    checkpoint: Path,
+    *,
+    base: str | None = None,
+    which: str = NEWEST,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainedAdapter:
     """Read the adapter, and nothing else, from a checkpoint of a run.
 
     Args:
-        checkpoint: a `checkpoints/step_N` folder, or a run folder, which means its newest checkpoint.
+        checkpoint: a `checkpoints/step_N` folder, or a run folder, which means one of its checkpoints.
         base: name or folder of the base model, where it is not what the run's settings say.
+        which: of a run folder's checkpoints: NEWEST, or BEST by the evaluations inside training.
+        say: hears which checkpoint it is.
 
     Raises:
-        UserError: no such checkpoint, settings missing beside it, or a base of another shape.
+        UserError: no such checkpoint, settings missing beside it, or a base of another shape; the best of a run that
+            has not evaluated.
     """
-    opened = _open(checkpoint)
+    opened, choice = _open(checkpoint, which)
     run = opened.path.parent.parent
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}/config.yaml is missing: keep a checkpoint in its run folder, beside the run's settings")
@@ -55,12 +66,30 @@ def load_trained_adapter(checkpoint: Path, *, base: str | None = None) -> Traine
     name = base or (str(run / "model") if config.create_model else config.base_model)
     folder = resolve_model(name)
     adapter = _restore(opened, config, Qwen2Config.from_folder(folder))
+    say(f"checkpoint: {opened.place.words}, {choice}")
     return TrainedAdapter(adapter, name, folder, config, opened.place.step, run)
 
 
-def _open(path: Path) -> Checkpoint:
-    steps = saved_steps(path / "checkpoints")
-    return Checkpoint.open(path / "checkpoints" / f"step_{steps[-1]}" if steps else path)
+def _open(path: Path, which: str) -> tuple[Checkpoint, str]:
+    """Return the checkpoint that is meant, and in words why it is that one."""
+    folder = path / "checkpoints"
+    steps = saved_steps(folder)
+    if not steps:
+        return Checkpoint.open(path), f"from {path}"
+    newest = Checkpoint.open(folder / f"step_{steps[-1]}")
+    best = newest.details.get("best")  # of all evaluations up to its save, and a better one would have been saved
+    if which == NEWEST:
+        step = None if best is None else int(best["step"])
+        beside = "" if step is None else f"; the best by evaluation is step {step} (--which {BEST})"
+        if step == newest.place.step:
+            beside = ", and its best by evaluation"
+        return newest, f"the newest of {path}{beside}"
+    if best is None:
+        raise UserError(
+            f"{path}: no checkpoint is the best, because the run has not evaluated (eval_every): take --which {NEWEST}"
+        )
+    opened = Checkpoint.open(folder / f"step_{int(best['step'])}")
+    return opened, f"the best of {path} by evaluation (accuracy {best['accuracy']:.1%})"
 
 
 def _restore(checkpoint: Checkpoint, config: Config, shape: Qwen2Config) -> Adapter:

@@ -1,6 +1,7 @@
 """The commands that use a trained policy, and Solver: on one tiny run, with the simulator it was trained with."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_void_rollouts_are_counted_left_out_and_said(run: Path, tmp_path: Path, 
     assert own["all"]["void"] == voids > 0
     assert own["all"]["problems"] == 6 - own["all"]["void"]
     assert f"{voids} of 6 rollouts are void (" in capsys.readouterr().err
+
+
+def test_of_a_run_the_newest_checkpoint_is_taken_or_the_best_and_said(run: Path, tmp_path: Path, capsys) -> None:
+    later = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    step_5 = shutil.copytree(later / "checkpoints" / "step_0", later / "checkpoints" / "step_5")
+    manifest = json.loads((step_5 / "manifest.json").read_text())
+    accuracy = manifest["details"]["best"]["accuracy"]
+    (step_5 / "manifest.json").write_text(json.dumps(manifest | {"step": 5}))
+    newest = f"checkpoint: step 5, the newest of {later}; the best by evaluation is step 0 (--which best)"
+    best = f"checkpoint: step 0, the best of {later} by evaluation (accuracy {accuracy:.1%})"
+    for which, line, step in (([], newest, 5), (["--which", "best"], best, 0)):
+        few = ["--baselines", "none", "evaluation.problems=2", *which]
+        assert evaluate(["--checkpoint", str(later), *few]) == 0
+        assert line in capsys.readouterr().err.splitlines()
+        assert result_of(later / "evaluations", f"held_out_step_{step}")["step"] == step
+        assert solve(["What is 2 + 2?", "--workflow", "Custom", "--checkpoint", str(later), *which]) == 0
+        assert line in capsys.readouterr().err.splitlines()
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:

@@ -26,6 +26,7 @@ SIZES = {
     "num_key_value_heads": 1,
     "vocab_size": 280,
 }
+BEST = {"step": 3, "accuracy": 0.75, "reward": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def run(tmp_path_factory) -> Path:
     (run / "config.yaml").write_text(config.to_yaml())
     checkpoints = Checkpoints(run / "checkpoints")
     for step in (3, 12):
-        checkpoints.save(Place("step", step), state(root / "base", step))
+        checkpoints.save(Place("step", step), state(root / "base", step), details={"best": BEST})
     checkpoints.close()
     return run
 
@@ -56,13 +57,35 @@ def state(base: Path, step: int) -> LearnerState:
 def test_a_run_folder_gives_its_newest_adapter_as_a_peft_folder(run, tmp_path, capsys):
     assert main([str(run), str(tmp_path / "adapter")]) == 0
     base = run.parent / "base"
-    assert capsys.readouterr().out == f"{tmp_path}/adapter: PEFT adapter of step 12 for {base}\n"
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path}/adapter: PEFT adapter of step 12 for {base}\n"
+    best = "the best by evaluation is step 3 (--which best)"
+    assert said.err == f"checkpoint: step 12, the newest of {run}; {best}\n"
     adapter = load_peft(tmp_path / "adapter", Qwen2Config.from_folder(base))
     jax.tree.map(np.testing.assert_array_equal, adapter.weights, state(base, 12).adapter_weights)
     assert adapter.scale == 2
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         base
     )
+
+
+def test_a_run_folder_gives_its_best_adapter_where_that_is_asked_for(run, tmp_path, capsys):
+    assert main([str(run), str(tmp_path / "adapter"), "--which", "best"]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"checkpoint: step 3, the best of {run} by evaluation (accuracy 75.0%)\n"
+    assert "PEFT adapter of step 3 for" in said.out
+    adapter = load_peft(tmp_path / "adapter", Qwen2Config.from_folder(run.parent / "base"))
+    jax.tree.map(np.testing.assert_array_equal, adapter.weights, state(run.parent / "base", 3).adapter_weights)
+
+
+def test_a_run_that_never_evaluated_has_no_best_checkpoint(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for path in copy.glob("checkpoints/*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"details": {"best": None}}))
+    assert main([str(copy), str(tmp_path / "adapter"), "--which", "best"]) == 2
+    assert "the run has not evaluated (eval_every): take --which newest" in capsys.readouterr().err
+    assert main([str(copy), str(tmp_path / "adapter")]) == 0
+    assert capsys.readouterr().err == f"checkpoint: step 12, the newest of {copy}\n"
 
 
 def test_a_checkpoint_gives_a_whole_model_that_computes_the_same(run, tmp_path):
@@ -92,7 +115,7 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(run, tmp_path, capsy
     (tmp_path / "file").write_text("")
     assert main([str(run), str(tmp_path / "file" / "out"), *merged]) == 2
     what = f"{tmp_path}/file/out cannot be written (Not a directory)"
-    assert capsys.readouterr().err == f"error: {what}: give a folder elsewhere, or make room\n"
+    assert capsys.readouterr().err.splitlines()[1:] == [f"error: {what}: give a folder elsewhere, or make room"]
 
 
 @pytest.mark.parametrize(
