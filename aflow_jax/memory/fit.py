@@ -1,12 +1,13 @@
 """Refuse what cannot fit, and say which settings would."""
 
+import bisect
 from collections.abc import Iterator
 from typing import Any
 
 from aflow_jax.config import Config
 from aflow_jax.errors import UserError
 from aflow_jax.memory.devices import GIB, Device
-from aflow_jax.memory.plan import MemoryPlan, plan_memory
+from aflow_jax.memory.plan import MemoryPlan, fits_memory, plan_memory
 from aflow_jax.qwen2 import Qwen2Config
 
 Change = dict[str, Any]
@@ -36,16 +37,22 @@ def mends(
 ) -> list[Change]:
     """Return changes that make a run fit: single keys, each enough by itself and no more than needed; or else one
     change of several keys; or nothing.
+
+    Each key's values take less and less memory, so that the first that is enough is found by bisection.
     """
+    # Where a change is not enough, the phase that is fullest without it mostly says so.
+    phases = plan_memory(config, shape, device, evaluated, devices).phases
+    fullest = sorted(phases, key=lambda phase: -sum(phases[phase].values()))
 
     def fits(change: Change) -> bool:
-        return plan_memory(config.model_copy(update=change), shape, device, evaluated, devices).fits
+        changed = config.model_copy(update=change)
+        return fits_memory(changed, shape, device, evaluated, devices, first=fullest)
 
     keys = [list(changes) for changes in _ways(config)]
     if not fits({key: value for way in keys for key, value in way[-1].items()}):
         return []
     # The last value of a key helps most: where that is not enough, none is.
-    single = [next(change for change in way if fits(change)) for way in keys if fits(way[-1])]
+    single = [way[bisect.bisect_left(way, True, hi=len(way) - 1, key=fits)] for way in keys if fits(way[-1])]
     if single:
         return single
     together: Change = {}

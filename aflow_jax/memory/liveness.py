@@ -14,10 +14,13 @@ fits (`GlobalDecreasingSizeBestFitHeap` of xla/service/heap_simulator). The same
 Nothing is compiled, and no array is made: a 7B model's update takes about a second.
 """
 
+import contextlib
 import dataclasses
+import functools
+import gc
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -59,7 +62,7 @@ class Layout:
         return self.arguments + self.outputs + self.temporaries
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class _Value:
     """What a variable stands for: a buffer, or a lazy expression over buffers; an argument is neither.
 
@@ -101,15 +104,27 @@ def layout(function: Any, *arguments: Any, donated: Any = None, platform: Platfo
     """
     if hasattr(function, "lower"):  # jitted
         function = function.__wrapped__
-    closed, shapes = jax.make_jaxpr(lambda *given: function(*given, **static), return_shape=True)(*arguments)
-    simulation = _Simulation(platform)
-    read, buffers = simulation.run(closed.jaxpr)
+    with _no_collection():
+        closed, shapes = jax.make_jaxpr(lambda *given: function(*given, **static), return_shape=True)(*arguments)
+        read, buffers = _Simulation(platform).run(closed.jaxpr)
     return Layout(
         arguments=read,
         outputs=max(0, tree_bytes(shapes) - tree_bytes(donated)),
         temporaries=pack(buffers),
         peak=peak(buffers),
     )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's search for cycles would go through the many small objects of a trace again and again, in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _scan_sections(params: Mapping[str, Any]) -> tuple[int, int]:
@@ -126,11 +141,12 @@ def tree_bytes(tree: Any) -> int:
 
 
 def _bytes(array: Any) -> int:
-    if not hasattr(array, "dtype"):
-        return 4
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return 8 * math.prod(array.shape)
-    return math.prod(array.shape) * jnp.dtype(array.dtype).itemsize
+    return math.prod(array.shape) * _item_bytes(array.dtype) if hasattr(array, "dtype") else 4
+
+
+@functools.cache
+def _item_bytes(dtype: Any) -> int:
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jnp.dtype(dtype).itemsize
 
 
 class _Simulation:
@@ -199,7 +215,8 @@ class _Simulation:
 
     def lazy(self, kind: str, inputs: list[_Value], aval: Any, readers: int) -> _Value:
         """An elementwise result: repeated by each reader, unless that costs more than it saves."""
-        sources = frozenset().union(*(value.sources for value in inputs))
+        found = [value.sources for value in inputs if value.sources]
+        sources = found[0] if len(found) == 1 else frozenset().union(*found)
         cheap = kind in _CHEAP and all(value.cheap or not value.lazy for value in inputs)
         value = _Value(_bytes(aval), aval.shape, sources, lazy=True, cheap=cheap)
         if self.platform == "cpu" and any(value.product for value in inputs):

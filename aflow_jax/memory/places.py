@@ -1,13 +1,15 @@
 """Buffers that are not alive together share memory: who gets which place."""
 
-import bisect
 import dataclasses
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+
+_BLOCK = 32
+"""Times are looked through in blocks of so many: most buffers live for a moment, beside few others."""
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Buffer:
     """Memory of `size` bytes that is taken from `start` to `end`, both included."""
 
@@ -22,12 +24,13 @@ def pack(buffers: list[Buffer]) -> int:
 
     That is XLA's `GlobalDecreasingSizeBestFitHeap` (xla/service/heap_simulator).
     """
-    placed: list[tuple[int, Buffer]] = []
+    placed: defaultdict[int, list[tuple[int, Buffer]]] = defaultdict(list)  # by the blocks in which they live
     highest = 0
     for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
+        blocks = range(buffer.start // _BLOCK, buffer.end // _BLOCK + 1)
         taken = sorted(
             (offset, offset + other.size)
-            for offset, other in placed
+            for offset, other in {item for block in blocks for item in placed[block]}
             if other.start <= buffer.end and buffer.start <= other.end
         )
         place, gap, floor = None, math.inf, 0
@@ -36,7 +39,8 @@ def pack(buffers: list[Buffer]) -> int:
                 place, gap = floor, start - floor
             floor = max(floor, end)
         place = floor if place is None else place
-        bisect.insort(placed, (place, buffer), key=lambda item: item[0])
+        for block in blocks:
+            placed[block].append((place, buffer))
         highest = max(highest, place + buffer.size)
     return highest
 

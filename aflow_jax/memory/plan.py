@@ -1,6 +1,8 @@
 """How many bytes a run takes, said before anything is loaded: by phase and by what they are for."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from aflow_jax.assembly import learner_settings, planned_rules, supervised_settings
 from aflow_jax.config import Config
@@ -85,6 +87,7 @@ def plan_memory(
 
     The programs are traced for the device, as they are run with all prompts and answers at their longest, and laid out
     as XLA does (`liveness`); what is alive between programs is counted from the very functions that make it.
+    Layouts are remembered: another plan of the process traces only what its settings change.
 
     Args:
       config: The run's settings.
@@ -94,6 +97,32 @@ def plan_memory(
       devices: How many such devices there are, laid out as `config.mesh` says; the plan is of one of them, whose
         programs are those of its rows and of a model as narrow as its part is. What they send each other is left out.
     """
+    phases = _phases(config, shape, device, evaluated, devices)
+    return MemoryPlan(device=device, phases={name: terms() for name, terms in phases.items()})
+
+
+def fits_memory(
+    config: Config,
+    shape: Qwen2Config,
+    device: Device,
+    evaluated: int | None = None,
+    devices: int = 1,
+    *,
+    first: Sequence[str] = (),
+) -> bool:
+    """Return whether the plan of a run fits, without planning more phases than it takes to say no.
+
+    The phases in `first` are looked at before the others: name those that are likely not to fit.
+    """
+    phases = _phases(config, shape, device, evaluated, devices)
+    names = dict.fromkeys([name for name in first if name in phases] + [*phases])
+    return all(MemoryPlan(device=device, phases={name: phases[name]()}).fits for name in names)
+
+
+def _phases(
+    config: Config, shape: Qwen2Config, device: Device, evaluated: int | None, devices: int
+) -> dict[str, Callable[[], Terms]]:
+    """Return what makes the terms of each phase, for its programs are traced only then."""
     policy = PolicyShape(
         config=shape,
         device=device,
@@ -114,17 +143,22 @@ def plan_memory(
     # Nothing is sampled before the warm start; from then on the copy, where there is one, stays.
     kept = {"decode weights": max(rearranged_bytes(policy, count) for count in slots.values())}
     moved = not all(is_rearranged(policy, count) for count in slots.values())
-    phases = {"sampling": resident | _sampling(config, policy, slots["sampling"], kept)}
-    phases["update"] = resident | kept | _update(config, policy, settings, rollouts, moved=moved)
+
+    def sampling(name: str) -> Terms:
+        return resident | _sampling(config, policy, slots[name], kept)
+
+    def update() -> Terms:
+        return resident | kept | _update(config, policy, settings, rollouts, moved=moved)
+
+    phases = {"sampling": partial(sampling, "sampling"), "update": update}
     if "evaluation" in slots:
-        phases["evaluation"] = resident | _sampling(config, policy, slots["evaluation"], kept)
+        phases["evaluation"] = partial(sampling, "evaluation")
     for name, stage in (("warm start", config.warm_start), ("rejection sampling", config.rejection_sampling)):
         if stage:
             second = supervised_settings(config, stage, stage.steps)
-            phases[name] = _supervised(
-                config, policy, resident, second, stage.batch_size, moved=moved and name != "warm start"
-            )
-    return MemoryPlan(device=device, phases=phases)
+            again = moved and name != "warm start"
+            phases[name] = partial(_supervised, config, policy, resident, second, stage.batch_size, moved=again)
+    return phases
 
 
 def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
@@ -152,9 +186,10 @@ def _sampling(config: Config, policy: PolicyShape, slots: int, kept: Terms) -> T
 
 
 def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:
+    sized = dataclasses.replace(settings, microbatch_size=1)  # the rows say it: what is laid out once serves all
     layouts = gradient_layout(
         policy.part,
-        settings,
+        sized,
         policy.rows(microbatch_rows(sequences, settings.microbatch_size)),
         learner_bucket(config.prompt_max_length + config.max_new_tokens),
         learner_bucket(config.max_new_tokens),
@@ -162,7 +197,7 @@ def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequ
     gradients = {"gradients": policy.adapter_bytes(policy.adapter.weights)}
     # Of the residual stream, which is all that full rematerialisation keeps, a device has its part of the positions.
     parts = policy.rules.model if policy.rules and settings.remat == "full" else 1
-    running = gradients | _fullest(policy, layouts, optimizer_layout(policy.part, settings), parts=parts)
+    running = gradients | _fullest(policy, layouts, optimizer_layout(policy.part, sized), parts=parts)
     # Before the gradient the base's layers, which sampling left cut, are stacked again.
     return _fuller(running, {"workspace": largest_stack_bytes(policy.part)}) if moved else running
 

@@ -153,7 +153,7 @@ def decode_weights(policy: PolicyShape, slots: int) -> DecodeWeights:
     """Return the weights as decoding reads them, as shapes."""
     with traced_for(policy.device.as_absent()):
         cut = functools.partial(cut_layers.__wrapped__, rows=slots)
-        return jax.eval_shape(cut, policy.model, policy.adapter)
+        return jax.eval_shape(cut, cut_model(policy), policy.adapter)
 
 
 def is_rearranged(policy: PolicyShape, slots: int) -> bool:

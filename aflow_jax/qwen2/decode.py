@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import cached_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm
+from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm, traced_once
 from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import QuantizedWeight
@@ -141,18 +141,22 @@ def decode_tokens(
     residual = hold_rows(weights.rules, weights.embedding[tokens].astype(jnp.float32))
     rows = jnp.arange(tokens.shape[0])[:, None]
     keys, values = [], []
-    for layer, adapter, layer_keys, layer_values in zip(
-        weights.layers, weights.adapters, cache.keys, cache.values, strict=True
-    ):
 
-        def attend(query: Array, key: Array, value: Array, before: tuple = (layer_keys, layer_values)) -> tuple:
-            row_keys = _write(before[0].at[rows, :, :, places], rotate(key, cosines, sines).astype(before[0].dtype))
-            row_values = _write(before[1].at[rows, :, places], value.astype(before[1].dtype))
+    def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array]]:
+        layer_weights, adapter, before_keys, before_values = at
+
+        def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+            row_keys = _write(before_keys.at[rows, :, :, places], rotate(key, cosines, sines).astype(before_keys.dtype))
+            row_values = _write(before_values.at[rows, :, places], value.astype(before_values.dtype))
             attended = cached_attention(rotate(query, cosines, sines), row_keys, row_values, places)
             return attended, (row_keys, row_values)
 
-        residual, (layer_keys, layer_values) = layer_forward(config, layer, residual, attend, adapter=adapter)
-        residual = hold_rows(weights.rules, residual)
+        residual, kept = layer_forward(config, layer_weights, residual, attend, adapter=adapter)
+        return hold_rows(weights.rules, residual), kept
+
+    layer = traced_once(layer, residual)
+    for at in zip(weights.layers, weights.adapters, cache.keys, cache.values, strict=True):
+        residual, (layer_keys, layer_values) = layer(residual, at)
         keys.append(layer_keys)
         values.append(layer_values)
     hidden = rms_norm(residual, weights.final_norm, config.rms_norm_eps)

@@ -24,6 +24,9 @@ LayerWeights = Mapping[str, Array | QuantizedWeight]
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 """(query, key, value) of the new positions, before rotation -> (attended heads, what the caller wants kept)."""
 
+Layer = Callable[[Array, tuple], tuple[Array, Any]]
+"""(residual stream, what the layer reads) -> (residual stream, what the caller wants kept)."""
+
 
 def layer_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of one layer, by our name."""
@@ -89,6 +92,15 @@ def layer_forward(
     inputs = rms_norm(residual, weights["post_attention_layernorm"], config.rms_norm_eps)
     gated = jax.nn.silu(project("gate_proj", inputs)) * project("up_proj", inputs)
     return residual + project("down_proj", gated).astype(jnp.float32), kept
+
+
+def traced_once(layer: Layer, residual: Array) -> Layer:
+    """Return a layer's function that is traced once for all layers of the program which `residual` is traced for.
+
+    Each call then puts in the same operations: a program of many unrolled layers is the same, and made in a fraction
+    of the time. Where arrays are computed at once, that is outside a program, the function is left as it is.
+    """
+    return jax.jit(layer, inline=True) if isinstance(residual, jax.core.Tracer) else layer
 
 
 def rms_norm(residual: Float[Array, "... D"], weight: Float[Array, "D"], epsilon: float) -> Float[Array, "... D"]:

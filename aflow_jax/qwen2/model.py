@@ -18,7 +18,7 @@ from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, KVCache, arrange, cut_adapter, decode_step
-from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm
+from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm, traced_once
 from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
@@ -229,6 +229,7 @@ class Qwen2(nnx.Module):
         if not self.is_cut:
             return jax.lax.scan(layer, residual, (self.layer_weights(), adapter, jnp.arange(config.num_hidden_layers)))
         kept = []
+        layer = traced_once(layer, residual)
         for index, weights in enumerate(self.cut_weights()):
             residual, of_layer = layer(residual, (weights, layer_of(adapter, index), index))
             kept.append(of_layer)

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from aflow_jax.config import Config
+from aflow_jax.config import Config, load_config
 from aflow_jax.errors import UserError
-from aflow_jax.memory import Device, check_memory, found_shape, mends, plan_memory
+from aflow_jax.memory import CARDS, Device, check_memory, found_shape, mends, plan_memory
 from aflow_jax.memory.__main__ import main
+from aflow_jax.memory.fit import _ways
 from aflow_jax.train import main as train
 
 CPU = Device(name="a CPU", platform="cpu", capacity=2**40)
@@ -52,6 +53,45 @@ def test_each_change_that_is_named_fits_by_itself_and_no_smaller_change_of_its_k
     (accumulation,) = (change["gradient_accumulation_steps"] for change in found if "gradient" in next(iter(change)))
     fewer = CONFIG.model_copy(update={"gradient_accumulation_steps": accumulation - 1})
     assert not plan_memory(fewer, SHAPE, device).fits
+
+
+def mends_plainly(config, device):
+    """Every value of every key in turn."""
+
+    def fits(change):
+        return plan_memory(config.model_copy(update=change), SHAPE, device).fits
+
+    ways = [list(way) for way in _ways(config)]
+    single = [next(iter(enough)) for way in ways if (enough := [change for change in way if fits(change)])]
+    if single:
+        return single
+    together = {}
+    for way in ways:
+        together |= way[-1]
+        if fits(together):
+            return [together]
+    return []
+
+
+@pytest.mark.parametrize("missing", [0.02, 0.3, 0.7, 0.97])
+def test_the_changes_are_those_that_a_search_through_all_values_finds(missing):
+    config = CONFIG.model_copy(update={"gradient_checkpointing": False, "rollout_batch_size": 3})
+    plan = plan_memory(config, SHAPE, CPU)
+    device = device_with(plan, int(plan.peak * missing))
+    assert mends(config, SHAPE, device) == mends_plainly(config, device)
+
+
+@pytest.mark.parametrize(
+    ("preset", "card", "changes"),
+    [
+        ("training", "t4_16gb", {"gradient_accumulation_steps": 10, "sampling_slots": 1, "quantization": "nf4"}),
+        ("gpu/a100_80gb", "a100_40gb", {"gradient_accumulation_steps": 5}),
+        ("gpu/h200", "a100_80gb", {"response_max_length": 1024}),
+    ],
+)
+def test_what_presets_of_7b_would_need_on_a_smaller_card(request, preset, card, changes):
+    config = load_config(request.config.rootpath / "configs" / f"{preset}.yaml")
+    assert mends(config, found_shape(config), CARDS[card]) == [changes]
 
 
 def test_the_trainer_refuses_before_it_makes_or_loads_a_model(tmp_path, capsys, request):

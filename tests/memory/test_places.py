@@ -1,5 +1,9 @@
 """Buffers get places as XLA gives them: the largest first, each in the tightest gap that fits."""
 
+import random
+
+import pytest
+
 from aflow_jax.memory.places import Buffer, pack, peak
 
 
@@ -29,6 +33,32 @@ def test_what_is_placed_first_may_leave_gaps_that_nothing_fits():
     buffers = [buffer(6, 0, 0), buffer(5, 0, 3), buffer(4, 2, 3), buffer(3, 3, 3)]
     assert pack(buffers) == 14
     assert sum(size for _, size in peak(buffers)) == 12
+
+
+def packed_plainly(buffers):
+    placed = []
+    for new in sorted(buffers, key=lambda buffer: -buffer.size):
+        beside = [(place, old.size) for place, old in placed if old.start <= new.end and new.start <= old.end]
+        free = [(end, min((place for place, _ in beside if place >= end), default=None)) for end in ends(beside)]
+        gaps = [(top - floor, floor) for floor, top in free if top is not None and top - floor >= new.size]
+        placed.append((min(gaps)[1] if gaps else max(ends(beside)), new))
+    return max(place + buffer.size for place, buffer in placed)
+
+
+def ends(beside):
+    """The ground, and each top of what is there that nothing lies on or across."""
+    tops = {0} | {place + size for place, size in beside}
+    return {top for top in tops if not any(place <= top < place + size for place, size in beside) or top == 0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_buffers_of_long_and_short_lives_are_placed_as_a_search_through_all_of_them_does(seed):
+    draw = random.Random(seed)
+    buffers = []
+    for _ in range(150):
+        start = draw.randrange(400)
+        buffers.append(buffer(draw.randint(1, 40), start, start + draw.choice([0, 1, 3, 31, 32, 33, 200])))
+    assert pack(buffers) == packed_plainly(buffers)
 
 
 def test_the_peak_names_what_is_alive_then_the_largest_first():

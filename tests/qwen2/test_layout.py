@@ -8,6 +8,7 @@ import pytest
 from golden_models import SHAPES, VOCABULARY
 
 from aflow_jax.qwen2 import Qwen2, init_adapter, init_random
+from aflow_jax.qwen2.layers import traced_once
 
 ROWS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 6)).astype(np.int32)
 LENGTHS = np.array([6, 4], np.int32)
@@ -52,3 +53,27 @@ def test_moving_holds_no_second_copy_and_brings_every_weight_back(quantization):
     assert held_bytes() == before
     assert not model.is_cut
     jax.tree.map(np.testing.assert_array_equal, model.layer_weights(), weights)
+
+
+def test_a_layer_is_traced_once_for_a_program_of_many_with_the_same_operations():
+    traces = []
+
+    def layer(residual, at):
+        traces.append(at)
+        return residual * at[0] + scale, at[0]
+
+    def program(make):
+        def run(residual, weights):
+            step = make(layer, residual)
+            for index in range(4):
+                residual, _ = step(residual, (weights[index],))
+            return residual
+
+        return str(jax.make_jaxpr(run)(np.ones(3, np.float32), np.ones((4, 3), np.float32)))
+
+    scale = np.float32(2)
+    once, count = program(traced_once), len(traces)
+    assert count == 1
+    assert program(lambda layer, residual: layer) == once
+    # Outside a program nothing is traced, nor compiled.
+    assert traced_once(layer, np.ones(3)) is layer
