@@ -24,6 +24,7 @@ from aflow_jax.qwen2 import (
     make_mesh,
     place,
 )
+from aflow_jax.qwen2.quantize import QUANTIZATIONS
 
 CONFIG = Qwen2Config(
     hidden_size=64,
@@ -52,6 +53,16 @@ def main() -> None:
     part = split_into_microbatches(new_batch(), ROWS, multiple=8)[0]
     whole = None
     report = {}
+    for kind in QUANTIZATIONS:
+        quantised, whole_of_kind = model.quantized(kind), None
+        for name in ("1x1", "4x2"):
+            loss, numerator = gradient_on(quantised, adapter, part, LAYOUTS[name])
+            whole_of_kind = whole_of_kind or numerator
+            report[f"{kind} {name}"] = {
+                "loss": loss,
+                "gradient gap": gap(numerator, whole_of_kind),
+                "gradient norm": float(optax.tree.norm(numerator)),
+            }
     for name, (data, tensor, fsdp) in LAYOUTS.items():
         rules = ShardingRules(make_mesh(data, tensor, jax.devices()[: data * tensor]), fsdp=fsdp)
         learner = Learner(on_mesh(model, rules), adapter, SETTINGS)
@@ -77,14 +88,36 @@ def main() -> None:
         gradient, sums, _ = program(*arguments)
         numerator = jax.device_get(gradient.numerator)
         whole = whole or numerator
-        gap = optax.tree.norm(jax.tree.map(np.subtract, numerator, whole)) / optax.tree.norm(whole)
         report[name] = found | {
             "bytes of arguments": analysis.argument_size_in_bytes,
             "bytes of temporaries": analysis.temp_size_in_bytes,
-            "gradient gap": float(gap),
+            "gradient gap": gap(numerator, whole),
+            "gradient norm": float(optax.tree.norm(numerator)),
             "loss": float(sums.loss / sums.normalizer),
         }
     print(json.dumps(report))
+
+
+def gradient_on(model, adapter, part, layout):
+    """Return the loss and the gradient's numerator on a layout, without looking at bytes."""
+    data, tensor, fsdp = layout
+    rules = ShardingRules(make_mesh(data, tensor, jax.devices()[: data * tensor]), fsdp=fsdp)
+    learner = Learner(on_mesh(model, rules), adapter, SETTINGS)
+    gradient, sums, _ = add_policy_gradient(
+        learner.model,
+        learner.adapter,
+        empty_gradient(learner.state.adapter_weights, rules),
+        learner._placed(part),
+        place(np.float32(0.8), rules.everywhere()),
+        None,
+        settings=SETTINGS.gradient_settings(),
+        against_sampler=False,
+    )
+    return float(sums.loss / sums.normalizer), jax.device_get(gradient.numerator)
+
+
+def gap(one, other) -> float:
+    return float(optax.tree.norm(jax.tree.map(np.subtract, one, other)) / optax.tree.norm(other))
 
 
 def new_adapter():
@@ -105,8 +138,9 @@ def new_batch() -> Batch:
 
 
 def on_mesh(model: Qwen2, rules: ShardingRules) -> Qwen2:
-    def put(name: str, weight: jax.Array) -> jax.Array:
-        return place(weight, rules.weight(name, weight.shape))
+    def put(name: str, weight):
+        # Of a quantised matrix each part by the name of the whole.
+        return jax.tree.map(lambda array: place(array, rules.weight(name, array.shape)), weight)
 
     tables = {name: put(name, getattr(model, name).get_value()) for name in ("embedding", "final_norm", "lm_head")}
     layers = {name: put(name, weight) for name, weight in model.layer_weights().items()}

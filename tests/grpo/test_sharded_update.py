@@ -19,6 +19,13 @@ def test_loss_and_gradient_are_those_of_one_device(found: dict, layout: str) -> 
     assert found[layout]["gradient gap"] < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_so_they_are_over_a_quantised_base(found: dict, kind: str) -> None:
+    assert found[f"{kind} 4x2"]["loss"] == pytest.approx(found[f"{kind} 1x1"]["loss"], rel=1e-5)
+    assert found[f"{kind} 4x2"]["gradient gap"] < 1e-5
+    assert found[f"{kind} 1x1"]["gradient norm"] != pytest.approx(found["1x1"]["gradient norm"], rel=1e-4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_device_holds_an_eighth(found: dict, layout: str) -> None:
     one, eight = found["1x1"], found[layout]
