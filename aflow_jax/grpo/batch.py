@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+_SHORTEST = 32
+
 MOST_PADDING = 0.5
 """Share of a microbatch's positions that may be padding, of sequences of 32 tokens and more."""
 
@@ -126,11 +128,14 @@ def _row_counts(rows: int, multiple: int) -> list[int]:
 
 
 def _is_dense(lengths: Int[np.ndarray, "n"], count: int) -> bool:
-    """Whether enough of `count` rows with these sequences, the longest first, is not padding."""
-    return lengths.sum() >= (1 - MOST_PADDING) * count * bucket(int(lengths[0]))
+    """Whether enough of `count` rows with these sequences, the longest first, is not padding.
+
+    A sequence below the shortest bucket counts as that long: no microbatch would hold it with less padding.
+    """
+    return np.maximum(lengths, _SHORTEST).sum() >= (1 - MOST_PADDING) * count * bucket(int(lengths[0]))
 
 
-def bucket(length: int, smallest: int = 32) -> int:
+def bucket(length: int, smallest: int = _SHORTEST) -> int:
     """The least of 32, 48, 64, 96, 128, 192, … that is not below `length`."""
     size = smallest
     while size < length:
