@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import PRNGKeyArray
 
 from aflow_jax.commands import BEST, NEWEST
 from aflow_jax.config import Config, load_config
@@ -92,21 +93,22 @@ def _open(path: Path, which: str) -> tuple[Checkpoint, str]:
     return opened, f"the best of {path} by evaluation (accuracy {best['accuracy']:.1%})"
 
 
+def adapter_of_settings(config: Config, shape: Qwen2Config, key: PRNGKeyArray) -> Adapter:
+    """Return a new adapter, which changes nothing yet, for a model of that shape as the settings describe it."""
+    return init_adapter(
+        shape,
+        config.lora_rank,
+        config.lora_alpha,
+        config.lora_target_modules,
+        key,
+        dropout=config.lora_dropout,
+        rslora=config.lora_rslora,
+    )
+
+
 def _restore(checkpoint: Checkpoint, config: Config, shape: Qwen2Config) -> Adapter:
     """Read the matrices into an adapter as the settings describe it."""
-
-    def new(key: jax.Array) -> Adapter:
-        return init_adapter(
-            shape,
-            config.lora_rank,
-            config.lora_alpha,
-            config.lora_target_modules,
-            key,
-            dropout=config.lora_dropout,
-            rslora=config.lora_rslora,
-        )
-
-    adapter = jax.eval_shape(new, jax.random.key(0))
+    adapter = jax.eval_shape(lambda key: adapter_of_settings(config, shape, key), jax.random.key(0))
     for key, wanted in describe(adapter.weights).items():
         found = checkpoint.arrays.get(f".adapter_weights{key}")
         if found != wanted:

@@ -23,7 +23,6 @@ from aflow_jax.qwen2 import (
     ShardingRules,
     Tokenizer,
     create_checkpoint,
-    init_adapter,
     load_pretrained,
     load_tokenizer,
     make_mesh,
@@ -32,6 +31,7 @@ from aflow_jax.qwen2 import (
     resolve_model,
 )
 from aflow_jax.sampling import Engine, SamplingParams
+from aflow_jax.trained import adapter_of_settings
 from aflow_jax.workflow import WorkflowConstraint, demonstrations, policy_messages
 
 
@@ -64,17 +64,8 @@ class Policy:
 
     def new_adapter(self) -> Adapter:
         """Return a new adapter, which changes nothing yet."""
-        config = self.config
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)
-        adapter = init_adapter(
-            self.model.config,
-            config.lora_rank,
-            config.lora_alpha,
-            config.lora_target_modules,
-            key,
-            dropout=config.lora_dropout,
-            rslora=config.lora_rslora,
-        )
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
+        adapter = adapter_of_settings(self.config, self.model.config, key)
         rules = self.model.rules
         if rules is None:
             return adapter
