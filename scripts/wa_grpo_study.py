@@ -187,7 +187,9 @@ def report(study: Study, arguments: str) -> str:
 
 def _section(study: Study, size: str) -> list[str]:
     arms = [arm for arm in ARMS if arm.endswith(size) and any(arm in runs for runs in study.results.values())]
-    seeds = [seed for seed, runs in study.results.items() if arms and all(arm in runs for arm in arms)]
+    seeds = [
+        seed for seed in sorted(study.results, key=int) if arms and all(arm in study.results[seed] for arm in arms)
+    ]
     runs = [study.results[seed] for seed in seeds]
     if not runs:
         return [f"## {size}", "", "No seed has all its arms yet.", ""]
