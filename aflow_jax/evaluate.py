@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aflow_jax.commands import NEEDS_MENDING, add_which, exit_code
+from aflow_jax.commands import BOUND_REACHED, add_which, exit_code
 from aflow_jax.errors import UserError
 from aflow_jax.evaluation.names import BASELINES, UNTRAINED
 
@@ -85,7 +85,7 @@ from aflow_jax.settings_for_use import Settings, settings_for_use
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    return exit_code(lambda: asyncio.run(_run(options)), needs_mending=BudgetExhausted)
+    return exit_code(lambda: asyncio.run(_run(options)), bound_reached=BudgetExhausted)
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -226,7 +226,7 @@ def _voids(subjects: Sequence[Subject], config: Config) -> int:
         if len(voids) > config.void_limit.ratio * len(rollouts):
             error = voids[0].execution.error
             _say(f"{subject.name}: {len(voids)} of {len(rollouts)} rollouts are void ({voids[0].outcome}: {error})")
-            code = NEEDS_MENDING
+            code = BOUND_REACHED
     return code
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from aflow_jax.commands import NEEDS_MENDING, add_which, exit_code
+from aflow_jax.commands import BOUND_REACHED, add_which, exit_code
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ from aflow_jax.workflow import Usage
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _options(arguments)
-    return exit_code(lambda: _run(options), needs_mending=BudgetExhausted)
+    return exit_code(lambda: _run(options), bound_reached=BudgetExhausted)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _show(solution: Solution, console: Console) -> int:
         console.print(f"no answer: {solution.outcome}: {readable(solution.error or '')}", soft_wrap=True)
     console.print(_cost(solution.usage))
     if solution.outcome.is_void:
-        return NEEDS_MENDING
+        return BOUND_REACHED
     return 0 if solution.answer is not None else 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from aflow_jax.qwen2 import create_checkpoint, load_pretrained, load_tokenizer, save_pretrained
+from aflow_jax.qwen2 import Tokenizer, create_checkpoint, load_pretrained, load_tokenizer, save_pretrained
 
 WIDTH = 64
 _LENGTH = 2.0  # of a row of the embedding
@@ -25,8 +25,8 @@ def create_answering_model(folder: Path, texts: Iterable[str], reply: str, *, vo
     )  # fmt: skip
     tokenizer = load_tokenizer(folder)
     opening = tokenizer.encode_chat([{"role": "user", "content": "?"}])[-1]
-    chain = [opening, *tokenizer.encode_text(reply), tokenizer.eos_token_ids[0]]
-    assert len(set(chain)) == len(chain), "a reply in which no token is there twice"
+    chain = [opening, *_spelled_without_repeats(tokenizer, reply), tokenizer.eos_token_ids[0]]
+    assert len(set(chain)) == len(chain), "a reply that can be spelled with no token twice"
     model = load_pretrained(folder, "float32")
     weights = {name: np.zeros(weight.get_value().shape, np.float32) for name, weight in model.layers.items()}
     embedding = np.array(model.embedding.get_value())
@@ -42,3 +42,12 @@ def create_answering_model(folder: Path, texts: Iterable[str], reply: str, *, vo
             weight.set_value(jnp.asarray(weights[name]))
     model.embedding.set_value(jnp.asarray(embedding))
     save_pretrained(model, folder)
+
+
+def _spelled_without_repeats(tokenizer: Tokenizer, reply: str) -> list[int]:
+    """Return tokens of a reply in ASCII: a piece that is there already is spelled letter by letter."""
+    tokens: list[int] = []
+    for token in tokenizer.encode_text(reply):
+        letters = [tokenizer.encode_text(letter)[0] for letter in tokenizer.decode([token])]
+        tokens += letters if token in tokens else [token]
+    return tokens

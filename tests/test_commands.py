@@ -26,8 +26,8 @@ def test_a_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_bound_that_is_reached_is_code_3_where_the_command_says_so() -> None:
     spent = BudgetExhausted("budget.calls: 3 are spent")
-    assert ending(spent, needs_mending=BudgetExhausted) == 3
-    assert ending(UserError("x"), needs_mending=BudgetExhausted) == ending(spent) == 2
+    assert ending(spent, bound_reached=BudgetExhausted) == 3
+    assert ending(UserError("x"), bound_reached=BudgetExhausted) == ending(spent) == 2
 
 
 def test_ctrl_c_is_code_130_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,9 @@ from answering_model import create_answering_model
 from aflow_jax.llm import Budget, BudgetExhausted, Endpoint, LLMClient, LLMFault, ResponseCache
 from aflow_jax.llm.local import LocalExchange
 from aflow_jax.local_executor import BaseModel
+from aflow_jax.problems import Problem
 from aflow_jax.qwen2 import init_adapter, load_pretrained, load_tokenizer
+from aflow_jax.rewards import Judge, JudgeUnavailable
 from aflow_jax.sampling import DeviceFailure, Driver, Engine, Request, SamplingParams
 
 REPLY = "<solution>\n7</solution>"
@@ -95,6 +97,32 @@ def test_a_reply_that_is_cut_or_a_prompt_that_does_not_fit_is_a_fault_and_not_as
     fault, counters = run(engine, work)
     assert str(fault).startswith("local at this process: ")
     assert (counters.faults, counters.retries, counters.calls) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ruling", "right"), [("<true_false>True</true_false>", True), ("<true_false>False</true_false>", False)]
+)
+def test_the_base_model_judges(tmp_path, ruling, right):
+    create_answering_model(tmp_path, ["system\nuser\nassistant\nA question of quality?"], ruling, vocab_size=420)
+    judging = Engine(load_pretrained(tmp_path, "float32"), load_tokenizer(tmp_path), slots=2, prompt_max_length=8)
+    problem = Problem(question="Who wrote it?", answer="Ada Lovelace", source="hotpotqa", domain="qa")
+
+    async def work(client):
+        ruled = await Judge(client).is_right(problem, "the Countess of Lovelace")
+        return ruled, client.counters.take().metrics()["executor/calls"]
+
+    assert run(judging, work) == (right, 1)
+
+
+def test_a_base_model_that_gives_no_ruling_leaves_the_answer_ungraded_after_a_second_try(engine):
+    async def work(client):
+        with pytest.raises(JudgeUnavailable, match="twice"):
+            await Judge(client).is_right(
+                Problem(question="6 + 1?", answer="7", source="gsm8k", domain="math"), "seven or so"
+            )
+        return client.counters.take().metrics()["executor/calls"]
+
+    assert run(engine, work) == 2
 
 
 def test_a_timeout_frees_the_slot(engine):

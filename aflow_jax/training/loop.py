@@ -95,7 +95,7 @@ class Trainer:
                 raise
             return self._stop(ExitCode.TERMINATED if terminated.is_set() else ExitCode.INTERRUPTED)
         except BudgetExhausted as reason:
-            return self._stop(ExitCode.NEEDS_MENDING, reason)
+            return self._stop(ExitCode.BOUND_REACHED, reason)
         except StoppedEarly as reason:
             return self._stop(reason.code, reason)
         except UserError:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
-from aflow_jax.commands import INTERRUPTED, NEEDS_MENDING, USER_ERROR
+from aflow_jax.commands import BOUND_REACHED, INTERRUPTED, USER_ERROR
 from aflow_jax.config.sections import VoidLimit
 from aflow_jax.processes import PEER_LOST, Processes
 from aflow_jax.rollout import Rollout
@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
     COMPLETE = 0
     USER_ERROR = USER_ERROR
-    NEEDS_MENDING = NEEDS_MENDING  # the budget is spent, or too many rollouts are void
+    BOUND_REACHED = BOUND_REACHED  # the budget is spent, or too many rollouts are void
     TIME_IS_UP = 4
     NOT_FINITE = 5
     UNWRITABLE = 6
@@ -80,7 +80,7 @@ def watch_voids(rollouts: Sequence[Rollout], state: RunState, limit: VoidLimit) 
         share = f"{sum(recent)} rollouts of the last {len(recent)} steps are void"
         recent.clear()
         raise StoppedEarly(
-            ExitCode.NEEDS_MENDING,
+            ExitCode.BOUND_REACHED,
             f"{share} (the latest: {voids[-1].outcome}: {voids[-1].execution.error}): see that the executor LLM and "
             "the sandbox work",
         )

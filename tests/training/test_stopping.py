@@ -28,7 +28,7 @@ def test_void_rollouts_above_their_share_of_the_window_stop_the_run_once() -> No
     watch_voids(rollouts(0), run, limit)
     with pytest.raises(StoppedEarly, match=r"3 rollouts of the last 3 steps .*the endpoint is down") as stopped:
         watch_voids(rollouts(1), run, limit)
-    assert stopped.value.code == ExitCode.NEEDS_MENDING
+    assert stopped.value.code == ExitCode.BOUND_REACHED
     watch_voids(rollouts(2), run, limit)  # a run that goes on has a new window
 
 
