@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import subprocess
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import Worker, alternate, cores, jax_rate, machine, read_shape
+from benchmarking import JsonProcess, Worker, alternate, cores, jax_rate, machine, read_shape, require_tokens
 
 Prompts = list[list[int]]
 
@@ -73,7 +70,7 @@ class Ours:
             if not scheduler.idle:
                 self._cache_tokens = max(self._cache_tokens, scheduler.cache_tokens, key=lambda tokens: tokens[1])
         seconds = time.perf_counter() - start
-        _require_all(count, len(prompts) * samples * new_tokens)
+        require_tokens(count, len(prompts) * samples * new_tokens)
         return seconds
 
     def cache_ratio(self) -> float:
@@ -156,7 +153,7 @@ class Transformers:
         if self._device == "cuda":
             self._torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        _require_all(output[:, longest:].numel(), len(rows) * new_tokens)
+        require_tokens(output[:, longest:].numel(), len(rows) * new_tokens)
         return seconds
 
 
@@ -164,30 +161,15 @@ class Tunix:
     """Tunix's vanilla sampler, in an environment of its own."""
 
     def __init__(self, python: str, folder: str) -> None:
-        script = Path(__file__).with_name("tunix_sampler.py")
-        self._process = subprocess.Popen(
-            [python, str(script), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.versions = self._answer()
+        self._process = JsonProcess(python, "tunix_sampler.py", folder)
+        self.versions = self._process.versions
 
     def seconds(self, prompts: Prompts, samples: int, new_tokens: int) -> float:
         """Return how long all completions take."""
         rows = [prompt for prompt in prompts for _ in range(samples)]
-        self._process.stdin.write(json.dumps({"prompts": rows, "new_tokens": new_tokens}) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        _require_all(answer["tokens"], len(rows) * new_tokens)
+        answer = self._process.ask(prompts=rows, new_tokens=new_tokens)
+        require_tokens(answer["tokens"], len(rows) * new_tokens)
         return answer["seconds"]
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the Tunix sampler ended with exit code {self._process.wait()}")
-        return json.loads(line)
 
 
 def main() -> None:
@@ -306,11 +288,6 @@ def _best(run: Any, times: int = 6) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def _require_all(count: int, expected: int) -> None:
-    if count != expected:
-        raise RuntimeError(f"{count} tokens came out, expected {expected}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,33 @@ class Worker:
         return value
 
 
+class JsonProcess:
+    """A script under another interpreter, for what cannot live in this one's environment.
+
+    It answers each line of JSON with one; `versions` is what it says first.
+    """
+
+    def __init__(self, python: str, script: str, *arguments: str) -> None:
+        path = str(Path(__file__).with_name(script))
+        self._name = script
+        self._process = subprocess.Popen(
+            [python, path, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.versions: dict[str, str] = self._answer()
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """Return the answer to a question; raise RuntimeError where the script has ended."""
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._name} ended with exit code {self._process.wait()}")
+        return json.loads(line)
+
+
 def _serve(pipe: Any, make: Callable[..., Any], arguments: tuple) -> None:
     try:
         made = make(*arguments)
@@ -123,6 +151,12 @@ def alternate(sides: Mapping[str, Callable[[], float]], repetitions: int) -> dic
         for name, side in sides.items():
             seconds[name].append(side())
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def require_tokens(count: int, expected: int) -> None:
+    """Raise RuntimeError where another number of tokens came out."""
+    if count != expected:
+        raise RuntimeError(f"{count} tokens came out, expected {expected}")
 
 
 def jax_rate(dtype: str, sizes: Sequence[int] = ()) -> float:

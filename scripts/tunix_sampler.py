@@ -10,9 +10,10 @@ import json
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.qwen2.model import ModelConfig
+from tunix.models.qwen2.model import ModelConfig, Qwen2
 from tunix.models.qwen2.params import create_model_from_safe_tensors
 
 NO_TOKEN = -1
@@ -37,8 +38,8 @@ class PlainTokenizer:
         return NO_TOKEN
 
 
-def main() -> None:
-    folder = sys.argv[1]
+def load(folder: str, mesh: jax.sharding.Mesh | None = None) -> Qwen2:
+    """Return the model of a checkpoint, float32."""
     with open(f"{folder}/config.json", encoding="utf-8") as file:
         values = json.load(file)
     config = ModelConfig(
@@ -53,7 +54,12 @@ def main() -> None:
         norm_eps=values["rms_norm_eps"],
         use_tied_embedding=values["tie_word_embeddings"],
     )
-    model = create_model_from_safe_tensors(folder, config, dtype=jnp.float32)
+    return create_model_from_safe_tensors(folder, config, mesh, dtype=jnp.float32)
+
+
+def main() -> None:
+    model = load(sys.argv[1])
+    config = model.config
     samplers: dict[int, Sampler] = {}
     versions = {name: importlib.metadata.version(name) for name in ("google-tunix", "jax")}
     print(json.dumps(versions), flush=True)
