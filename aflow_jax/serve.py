@@ -58,6 +58,7 @@ if __name__ == "__main__":
 
 import uvicorn
 
+from aflow_jax.memory import keep_freed_memory
 from aflow_jax.qwen2 import Adapter, Qwen2, load_peft, load_pretrained, load_tokenizer, resolve_model
 from aflow_jax.sampling import Driver, Engine
 from aflow_jax.serving import ServerSettings, create_app
@@ -115,6 +116,7 @@ def _is_loopback(host: str) -> bool:
 
 def _serve(options: argparse.Namespace, api_key: str | None, listener: socket.socket) -> int:
     folder = resolve_model(options.model)
+    keep_freed_memory()
     model = load_pretrained(folder, dtype=options.dtype, quantization=options.quantization)
     tokenizer = load_tokenizer(folder)
     max_model_len = _max_model_len(options.max_model_len, model)

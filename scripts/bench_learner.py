@@ -34,6 +34,7 @@ from benchmarking import Worker, cores, device_peak_memory, jax_rate, machine, p
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
 from aflow_jax.grpo.batch import split_into_microbatches
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.memory import keep_freed_memory
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random, load_peft, load_pretrained
 
 SIDES = ("ours", "peft", "peft-checkpointing", "trl")
@@ -46,6 +47,7 @@ class Ours:
     """This project's learner."""
 
     def __init__(self, config: Qwen2Config, folder: str | None, dtype: str, microbatch: int, remat: str):
+        keep_freed_memory()
         if folder is None:
             model, adapter = random_model(config, dtype, None)
         else:

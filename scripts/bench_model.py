@@ -45,6 +45,7 @@ from benchmarking import (
 )
 
 from aflow_jax.grpo import token_logprobs
+from aflow_jax.memory import keep_freed_memory
 from aflow_jax.qwen2 import (
     Qwen2Config,
     init_adapter,
@@ -67,6 +68,7 @@ class Ours:
     """This project's model."""
 
     def __init__(self, config: Qwen2Config, folder: str | None, dtype: str, quantization: str | None, remat: str):
+        keep_freed_memory()
         if folder is None:
             self.model, self.adapter = random_model(config, dtype, quantization)
         else:

@@ -44,9 +44,11 @@ class Ours:
     def __init__(self, config: Any, folder: str | None, dtype: str, slots: int) -> None:
         import jax
 
+        from aflow_jax.memory import keep_freed_memory
         from aflow_jax.qwen2 import init_random, load_pretrained
         from aflow_jax.sampling import Engine
 
+        keep_freed_memory()
         model = load_pretrained(folder, dtype) if folder else init_random(config, jax.random.key(0), dtype)
         self._model = model
         self._cache_tokens = (0, 0)

@@ -25,6 +25,7 @@ import numpy as np
 import openai
 from benchmarking import SHAPES, Worker, machine, read_shape
 
+from aflow_jax.memory import keep_freed_memory
 from aflow_jax.qwen2 import Qwen2Config, create_checkpoint, load_pretrained, load_tokenizer
 from aflow_jax.sampling import Engine, Request, SamplingParams, seed_words
 
@@ -53,6 +54,7 @@ class EngineAlone:
     """The engine in a process of its own."""
 
     def __init__(self, folder: Path, slots: int, dtype: str, longest: int) -> None:
+        keep_freed_memory()
         model = load_pretrained(folder, dtype=dtype)
         self.engine = Engine(model, load_tokenizer(folder), slots=slots, prompt_max_length=longest)
 

@@ -62,9 +62,11 @@ class Ours:
         import jax
 
         from aflow_jax.grpo import Learner, LearnerSettings
+        from aflow_jax.memory import keep_freed_memory
         from aflow_jax.qwen2 import init_adapter, load_pretrained
         from aflow_jax.sampling import Engine
 
+        keep_freed_memory()
         model = load_pretrained(folder, "float32")
         settings = LearnerSettings(
             learning_rate=LEARNING_RATE,

@@ -119,28 +119,31 @@ _statistics.defvjp(_statistics_forward, _statistics_backward)
 def _chunk_statistics(
     logits: Float[Array, "C V"], targets: Int[Array, "C"]
 ) -> tuple[Float[Array, "C"], Float[Array, "C"], tuple[Array, Array]]:
-    """Return log-probabilities, entropies, and the distribution as (logits below their largest, log of their sum).
+    """Return log-probabilities, entropies, and the distribution as (logits, the logarithm of their exponentials' sum).
 
     No array of all log-probabilities is made: over a large vocabulary every pass costs as much as a layer's products.
+    Nor is one of the logits below their largest: XLA on CPUs would make the logits twice for it, by another product.
     """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    weights = jnp.exp(shifted)
-    total = weights.sum(axis=-1)
-    logprobs = jnp.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0] - jnp.log(total)
+    largest = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)
+    logprobs = (chosen - largest) - jnp.log(total)
     # 0 · -inf would be NaN where a quantised model rules a token out.
-    entropies = jnp.log(total) - jnp.where(weights > 0, weights * shifted, 0.0).sum(axis=-1) / total
-    return logprobs, entropies, (shifted, jnp.log(total)[:, None])
+    below = jnp.where(weights > 0, weights * (logits - largest), 0.0).sum(axis=-1, keepdims=True)
+    entropies = jnp.log(total) - below / total
+    return logprobs[:, 0], entropies[:, 0], (logits, largest + jnp.log(total))
 
 
 def _logprob_slope(distribution: tuple[Array, Array], targets: Int[Array, "C"]) -> Float[Array, "C V"]:
     """d logprob / d logits = one-hot(target) - p."""
-    shifted, logarithm = distribution
-    chosen = jnp.arange(shifted.shape[-1]) == targets[:, None]
-    return chosen - jnp.exp(shifted - logarithm)
+    logits, logarithm = distribution
+    chosen = jnp.arange(logits.shape[-1]) == targets[:, None]
+    return chosen - jnp.exp(logits - logarithm)
 
 
 def _entropy_slope(distribution: tuple[Array, Array], entropies: Float[Array, "C"]) -> Float[Array, "C V"]:
     """d entropy / d logits = -p · (log p + entropy)."""
-    shifted, logarithm = distribution
-    logprobs = shifted - logarithm
+    logits, logarithm = distribution
+    logprobs = logits - logarithm
     return jnp.where(logprobs > -jnp.inf, -jnp.exp(logprobs) * (logprobs + entropies[:, None]), 0.0)

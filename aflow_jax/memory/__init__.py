@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aflow_jax.memory.devices import CARDS, POOL, Device, claim_gpu_memory, this_device
+    from aflow_jax.memory.devices import CARDS, POOL, Device, claim_gpu_memory, keep_freed_memory, this_device
     from aflow_jax.memory.fit import check_memory, mends
     from aflow_jax.memory.liveness import Layout, layout
     from aflow_jax.memory.plan import TERMS, MemoryPlan, plan_memory
@@ -23,6 +23,7 @@ _HOMES = {
     "check_memory": "fit",
     "claim_gpu_memory": "devices",
     "found_shape": "shapes",
+    "keep_freed_memory": "devices",
     "known_shape": "shapes",
     "layout": "liveness",
     "mends": "fit",
@@ -40,6 +41,7 @@ __all__ = [
     "check_memory",
     "claim_gpu_memory",
     "found_shape",
+    "keep_freed_memory",
     "known_shape",
     "layout",
     "mends",
