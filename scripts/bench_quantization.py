@@ -216,7 +216,7 @@ def works(options: argparse.Namespace, model: Qwen2) -> dict[str, Callable[[], f
     cache = empty_cache(config, options.decoded, options.cache, model.dtype)
 
     def decode(model: Qwen2, tokens: jax.Array, cache: Any) -> jax.Array:
-        weights = model.unstacked(None, options.decoded)
+        weights = model.unstacked(None)
 
         def step(at: jax.Array, state: tuple) -> tuple:
             hidden, cache = decode_step(weights, state[0], jnp.full_like(tokens, at), state[1])

@@ -16,12 +16,10 @@ from aflow_jax.memory.programs import (
     adapter_piece_bytes,
     decode_layout,
     gradient_layout,
-    is_rearranged,
     largest_stack_bytes,
     learner_state,
     optimizer_layout,
     prefill_layout,
-    rearranged_bytes,
 )
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.sampling.filters import top_k_bound
@@ -34,7 +32,7 @@ TERMS = {
     "weights": "the frozen base",
     "adapter": "the policy's adapter, and the one that it started from",
     "optimizer": "AdamW's two moments of each number of the adapter",
-    "decode weights": "the weights as decoding reads them, as far as they are copies",
+    "decode weights": "the adapter once more, cut into layers, as decoding reads it",
     "KV cache": "keys and values of all slots at their longest, and of a prompt on its way into them",
     "gradients": "the sum over the microbatches",
     "saved activations": "what a microbatch's layers keep for the backward pass",
@@ -140,15 +138,12 @@ def _phases(
     if config.eval_every and evaluated != 0:
         completions["evaluation"] = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
     slots = {phase: policy.rows(min(config.sampling_slots, slot_count(count))) for phase, count in completions.items()}
-    # Nothing is sampled before the warm start; from then on the copy, where there is one, stays.
-    kept = {"decode weights": max(rearranged_bytes(policy, count) for count in slots.values())}
-    moved = not all(is_rearranged(policy, count) for count in slots.values())
 
     def sampling(name: str) -> Terms:
-        return resident | _sampling(config, policy, slots[name], kept)
+        return resident | _sampling(config, policy, slots[name])
 
     def update() -> Terms:
-        return resident | kept | _update(config, policy, settings, rollouts, moved=moved)
+        return resident | _update(config, policy, settings, rollouts, moved=True)
 
     phases = {"sampling": partial(sampling, "sampling"), "update": update}
     if "evaluation" in slots:
@@ -156,8 +151,9 @@ def _phases(
     for name, stage in (("warm start", config.warm_start), ("rejection sampling", config.rejection_sampling)):
         if stage:
             second = supervised_settings(config, stage, stage.steps)
-            again = moved and name != "warm start"
-            phases[name] = partial(_supervised, config, policy, resident, second, stage.batch_size, moved=again)
+            # Nothing is sampled before the warm start.
+            moved = name != "warm start"
+            phases[name] = partial(_supervised, config, policy, resident, second, stage.batch_size, moved=moved)
     return phases
 
 
@@ -172,17 +168,16 @@ def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
     }
 
 
-def _sampling(config: Config, policy: PolicyShape, slots: int, kept: Terms) -> Terms:
+def _sampling(config: Config, policy: PolicyShape, slots: int) -> Terms:
     length, bound = config.prompt_max_length, top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
     cache_length, part = engine_bucket(length + config.max_new_tokens), policy.part
-    cut = not is_rearranged(policy, slots)
-    prompt = prefill_layout(part, engine_bucket(length), cut=cut)
+    prompt = prefill_layout(part, engine_bucket(length))
     decoding = decode_layout(part, slots, cache_length, bound)
-    weights = {"decode weights": kept["decode weights"] + adapter_piece_bytes(part, slots)}
+    weights = {"decode weights": adapter_piece_bytes(part)}
     held = {"KV cache": policy.cache_bytes(slots, cache_length) + prompt.outputs}
     running = weights | held | _fullest(policy, prompt, decoding)
     # Before there are slots the base's layers, which the update left stacked, are cut.
-    return _fuller(running, kept | {"workspace": largest_stack_bytes(part)}) if cut else running
+    return _fuller(running, {"workspace": largest_stack_bytes(part)})
 
 
 def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:

@@ -22,11 +22,10 @@ from aflow_jax.qwen2 import (
     empty_cache,
     init_adapter,
     init_random,
-    suits_tiles,
     traced_for,
 )
 from aflow_jax.qwen2.weights import choose_dtype
-from aflow_jax.sampling.decode import DrawSettings, SlotState, cut_layers, decode, empty_slots
+from aflow_jax.sampling.decode import DrawSettings, SlotState, decode, empty_slots
 from aflow_jax.sampling.prefill import prefill
 from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions
 
@@ -123,16 +122,15 @@ class PolicyShape:
 
 
 @functools.lru_cache(maxsize=256)
-def prefill_layout(policy: PolicyShape, length: int, *, cut: bool) -> Layout:
+def prefill_layout(policy: PolicyShape, length: int) -> Layout:
     """Lay out the run of one prompt, `length` with its padding; the outputs are its keys and values."""
-    model = cut_model(policy) if cut else policy.model
-    return policy.laid_out(prefill, model, policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
+    return policy.laid_out(prefill, cut_model(policy), policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
 
 
 @functools.lru_cache(maxsize=256)
 def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int) -> Layout:
     """Lay out the loop that draws tokens in all slots."""
-    weights, state = decode_weights(policy, slots), slot_state(policy, slots, cache_length)
+    weights, state = unstacked_weights(policy), slot_state(policy, slots, cache_length)
     floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
     settings = DrawSettings(
         occupied=Shape((slots,), bool),
@@ -149,30 +147,15 @@ def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int
 
 
 @functools.lru_cache(maxsize=256)
-def decode_weights(policy: PolicyShape, slots: int) -> DecodeWeights:
+def unstacked_weights(policy: PolicyShape) -> DecodeWeights:
     """Return the weights as decoding reads them, as shapes."""
     with traced_for(policy.device.as_absent()):
-        cut = functools.partial(cut_layers.__wrapped__, rows=slots)
-        return jax.eval_shape(cut, cut_model(policy), policy.adapter)
+        return jax.eval_shape(lambda model, adapter: model.unstacked(adapter), cut_model(policy), policy.adapter)
 
 
-def is_rearranged(policy: PolicyShape, slots: int) -> bool:
-    """Return whether so many slots read a rearranged copy of the base; else the model's own weights, held cut."""
-    with traced_for(policy.device.as_absent()):
-        return policy.rules is None and suits_tiles(policy.model.dtype, slots)
-
-
-def rearranged_bytes(policy: PolicyShape, slots: int) -> int:
-    """Return the bytes of the base's rearranged copy, which the engine keeps once it is made; 0 where there is none."""
-    if not is_rearranged(policy, slots):
-        return 0
-    weights = decode_weights(policy, slots)
-    return tree_bytes(weights) - tree_bytes([weights.embedding, weights.final_norm, weights.adapters])
-
-
-def adapter_piece_bytes(policy: PolicyShape, slots: int) -> int:
+def adapter_piece_bytes(policy: PolicyShape) -> int:
     """Return the bytes of the adapter's slices, one for each layer, which decoding reads."""
-    return tree_bytes(decode_weights(policy, slots).adapters)
+    return tree_bytes(unstacked_weights(policy).adapters)
 
 
 @functools.lru_cache(maxsize=256)

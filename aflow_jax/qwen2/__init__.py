@@ -20,7 +20,6 @@ from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
 from aflow_jax.qwen2.sharding import ShardingRules, hold, hold_rows, make_mesh, place, planned_mesh
 from aflow_jax.qwen2.sizes import PUBLISHED_SIZES, published_shape
-from aflow_jax.qwen2.tiles import suits_tiles
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
 
@@ -59,6 +58,5 @@ __all__ = [
     "resolve_model",
     "save_peft",
     "save_pretrained",
-    "suits_tiles",
     "traced_for",
 ]

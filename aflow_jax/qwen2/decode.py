@@ -15,9 +15,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm, traced_once
 from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
-from aflow_jax.qwen2.quantize import QuantizedWeight
 from aflow_jax.qwen2.sharding import ShardingRules, hold, hold_rows
-from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles, tile
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +58,7 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeWeights:
-    """The model, and perhaps an adapter, cut into layers, with matrices in the order that suits the rows decoded.
+    """The model, and perhaps an adapter, cut into layers.
 
     A slice of a stacked array inside a loop is copied at each step; these are cut before the loop.
     """
@@ -69,7 +67,7 @@ class DecodeWeights:
     layers: tuple[LayerWeights, ...]
     adapters: tuple[Adapter | None, ...]
     final_norm: Float[Array, "D"]
-    output: Float[Array, "V D"] | TiledWeight
+    output: Float[Array, "V D"]
     config: Qwen2Config = dataclasses.field(metadata={"static": True})
     rules: ShardingRules | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -94,12 +92,6 @@ def empty_cache(config: Qwen2Config, batch: int, length: int, dtype: jnp.dtype) 
         keys=tuple(jnp.zeros((batch, heads, width, length), dtype) for _ in layers),
         values=tuple(jnp.zeros((batch, heads, length, width), dtype) for _ in layers),
     )
-
-
-def arrange(weight: Array | QuantizedWeight, rows: int) -> Array | QuantizedWeight | TiledWeight:
-    """Return a weight of one layer in the order in which a product with so many rows reads it fastest."""
-    matrix = isinstance(weight, jax.Array) and weight.ndim == 2
-    return tile(weight) if matrix and suits_tiles(weight.dtype, rows) else weight
 
 
 @partial(jax.jit, static_argnums=(1, 2))

@@ -18,22 +18,17 @@ from jaxtyping import Array, Float
 from aflow_jax.qwen2.precision import activation_dtype, exact_einsum, into_float16_range
 from aflow_jax.qwen2.quantize import QuantizedWeight
 from aflow_jax.qwen2.quantized_product import quantized_product, quantized_pullback, scale_channels
-from aflow_jax.qwen2.tiles import TiledWeight, tiled_matmul
 
-Weight = Float[Array, "O I"] | QuantizedWeight | TiledWeight
+Weight = Float[Array, "O I"] | QuantizedWeight
 
 
 def matmul(inputs: Float[Array, "... I"], weight: Weight) -> Float[Array, "... O"]:
     """Return inputs · weightᵀ in `activation_dtype` of the weight."""
-    if isinstance(weight, TiledWeight):
-        return tiled_matmul(inputs, weight)
     return _product(inputs, weight, activation_dtype(weight.dtype))
 
 
 def output_matmul(inputs: Float[Array, "... I"], weight: Weight) -> Float[Array, "... O"]:
     """Return inputs · weightᵀ accumulated and kept in float32, for logits."""
-    if isinstance(weight, TiledWeight):
-        return tiled_matmul(inputs, weight)
     return _product(inputs, weight, jnp.dtype(jnp.float32))
 
 

@@ -17,14 +17,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, arrange, cut_adapter, decode_step
+from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm, traced_once
 from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
 from aflow_jax.qwen2.remat import REMAT_POLICIES
 from aflow_jax.qwen2.sharding import ShardingRules, hold_residual
-from aflow_jax.qwen2.tiles import TiledWeight, suits_tiles
 
 
 class Qwen2(nnx.Module):
@@ -128,21 +127,17 @@ class Qwen2(nnx.Module):
         cache: KVCache,
         adapter: Adapter | None = None,
     ) -> tuple[Float[Array, "B D"], KVCache]:
-        """Run one new token of each row; in a loop call `decode_step(model.unstacked(adapter, rows), …)` instead."""
-        return decode_step(self.unstacked(adapter, tokens.shape[0]), tokens, positions, cache)
+        """Run one new token of each row; in a loop call `decode_step(model.unstacked(adapter), …)` instead."""
+        return decode_step(self.unstacked(adapter), tokens, positions, cache)
 
-    def unstacked(self, adapter: Adapter | None, rows: int) -> DecodeWeights:
-        """Return the weights cut into layers, for a decode loop of so many rows: call it once, outside the loop."""
-
-        def arranged(weight: Array | QuantizedWeight) -> Array | QuantizedWeight | TiledWeight:
-            return arrange(weight, rows) if self.suits_tiles(rows) else weight
-
+    def unstacked(self, adapter: Adapter | None) -> DecodeWeights:
+        """Return the weights cut into layers, for a decode loop: call it once, outside the loop."""
         return DecodeWeights(
             embedding=self.embedding.get_value(),
-            layers=tuple({name: arranged(at) for name, at in layer.items()} for layer in self.cut_weights()),
+            layers=self.cut_weights(),
             adapters=cut_adapter(adapter, self.config.num_hidden_layers, self.rules),
             final_norm=self.final_norm.get_value(),
-            output=arranged(self.output_weight()),
+            output=self.output_weight(),
             config=self.config,
             rules=self.rules,
         )
@@ -157,10 +152,6 @@ class Qwen2(nnx.Module):
             lm_head=None if self.lm_head is None else self.lm_head.get_value(),
             rules=self.rules,
         )
-
-    def suits_tiles(self, rows: int) -> bool:
-        """Whether products of so many rows are faster with matrices in tiles, which lie on one device."""
-        return self.rules is None and suits_tiles(self.dtype, rows)
 
     @property
     def is_cut(self) -> bool:

@@ -14,7 +14,6 @@ from aflow_jax.qwen2 import (
     KVCache,
     Qwen2,
     ShardingRules,
-    cut_adapter,
     decode_step,
     empty_cache,
     hold,
@@ -165,32 +164,10 @@ def _pad(
     return larger if sharding is None else jax.lax.with_sharding_constraint(larger, sharding)
 
 
-class BaseWeights:
-    """The frozen base as decoding reads it, one for all adapters and calls.
-
-    Where a rearranged copy is faster it is made once, and kept. Elsewhere the weights are the model's own, which it
-    then holds cut.
-    """
-
-    def __init__(self, model: Qwen2) -> None:
-        self._model = model
-        self._rearranged: DecodeWeights | None = None
-
-    def with_adapter(self, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
-        """The weights for a decode loop of so many rows, once for many chunks."""
-        if not self._model.suits_tiles(rows):
-            self._model.cut()
-            return self._model.unstacked(adapter, rows)
-        if self._rearranged is None:
-            self._rearranged = cut_layers(self._model, None, rows=rows)
-        adapters = cut_adapter(adapter, self._model.config.num_hidden_layers, self._model.rules)
-        return dataclasses.replace(self._rearranged, adapters=adapters)
-
-
-@partial(jax.jit, static_argnames="rows")
-def cut_layers(model: Qwen2, adapter: Adapter | None, *, rows: int) -> DecodeWeights:
-    """A copy of the weights, cut and in the order that suits so many rows."""
-    return model.unstacked(adapter, rows)
+def decode_weights(model: Qwen2, adapter: Adapter | None) -> DecodeWeights:
+    """Return the weights for a decode loop, once for many chunks: the model's own, which it then holds cut."""
+    model.cut()
+    return model.unstacked(adapter)
 
 
 @partial(jax.jit, static_argnames=("chunk_length", "bound"), donate_argnames="state", compiler_options=LOOP_OPTIONS)

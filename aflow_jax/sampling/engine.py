@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import BaseWeights
 from aflow_jax.sampling.scheduler import Scheduler
 from aflow_jax.sampling.types import Completion, EngineOptions, Request, SamplingParams
 
@@ -28,11 +27,10 @@ class Engine:
         self.tokenizer = tokenizer
         self.options = EngineOptions(**options)
         self.truncated_prompts = 0
-        self._base = BaseWeights(model)
 
     def scheduler(self) -> Scheduler:
         """Return a new scheduler on this engine's model, for requests that come at any time."""
-        return Scheduler(self.model, self.tokenizer, self._base, self.options)
+        return Scheduler(self.model, self.tokenizer, self.options)
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, adapter: Adapter | None = None

@@ -13,7 +13,15 @@ import numpy as np
 from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import BaseWeights, Chunk, DrawSettings, decode, decode_allowed, empty_slots, resize
+from aflow_jax.sampling.decode import (
+    Chunk,
+    DrawSettings,
+    decode,
+    decode_allowed,
+    decode_weights,
+    empty_slots,
+    resize,
+)
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.lookup import decode_with_lookup
 from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
@@ -82,7 +90,6 @@ class Lane:
         self,
         model: Qwen2,
         tokenizer: Tokenizer,
-        base: BaseWeights,
         adapter: Adapter | None,
         options: EngineOptions,
         *,
@@ -95,7 +102,6 @@ class Lane:
         self.adapter = adapter
         self._model = model
         self._tokenizer = tokenizer
-        self._base = base
         # Each device of the mesh's `data` axis has equally many.
         self._parts = 1 if model.rules is None else model.rules.data
         self._most_slots = self._divided(options.slots)
@@ -227,7 +233,7 @@ class Lane:
         cache_length = max(cache_length, self._cache_length)
         if self._state is None:
             # The weights first: what moving them needs for a moment is then not beside the cache.
-            self._weights = self._base.with_adapter(self.adapter, rows=slots)
+            self._weights = decode_weights(self._model, self.adapter)
             self._state = empty_slots(self._model, slots, cache_length, with_history=self._drafted > 0)
         elif (slots, cache_length) != (len(self._slots), self._cache_length):
             self._state = resize(self._state, slots, cache_length)

@@ -7,7 +7,6 @@ import dataclasses
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import BaseWeights
 from aflow_jax.sampling.lane import Job, Lane
 from aflow_jax.sampling.types import EngineOptions, Progress, Request, SamplingParams
 
@@ -28,12 +27,11 @@ class Scheduler:
       passes: How often completions went through the model for them: fewer times where drafts were right.
     """
 
-    def __init__(self, model: Qwen2, tokenizer: Tokenizer, base: BaseWeights, options: EngineOptions) -> None:
+    def __init__(self, model: Qwen2, tokenizer: Tokenizer, options: EngineOptions) -> None:
         """Make a scheduler; nothing is compiled or allocated before the first step."""
         self.truncated_prompts = 0
         self._model = model
         self._tokenizer = tokenizer
-        self._base = base
         self._options = options
         self.tokens = self.passes = 0
         self._next_id = 0
@@ -115,7 +113,6 @@ class Scheduler:
             self._lanes[key] = Lane(
                 self._model,
                 self._tokenizer,
-                self._base,
                 adapter,
                 self._options,
                 constrained=constrained,

@@ -11,7 +11,7 @@ from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
 from aflow_jax.memory.liveness import layout
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random
-from aflow_jax.sampling.decode import DrawSettings, cut_layers, decode, empty_slots
+from aflow_jax.sampling.decode import DrawSettings, decode, empty_slots
 from aflow_jax.sampling.prefill import prefill
 
 Shape = jax.ShapeDtypeStruct
@@ -153,7 +153,7 @@ def test_a_prompts_run_takes_what_xla_says(dtype, cut):
 def test_decoding_takes_what_xla_says(dtype):
     model, adapter = policy(dtype, "q_proj,v_proj")
     slots = 8
-    weights = jax.eval_shape(functools.partial(cut_layers, rows=slots), model, adapter)
+    weights = jax.eval_shape(lambda model, adapter: model.unstacked(adapter), model, adapter)
     state = jax.eval_shape(lambda model: empty_slots(model, slots, 1024), model)
     floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
     settings = DrawSettings(

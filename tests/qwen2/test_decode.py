@@ -28,7 +28,7 @@ def test_prefill_then_decoding_equals_the_full_forward_pass(name, with_adapter, 
     prefill = jax.jit(lambda model, adapter, tokens: model.prefill(
         tokens, PROMPT_LENGTHS, adapter, cache_length=CACHE_LENGTH))  # fmt: skip
     hidden, cache = prefill(model, adapter, rows[:, :PROMPT_WIDTH])
-    weights = jax.jit(lambda model, adapter: model.unstacked(adapter, 3))(model, adapter)
+    weights = jax.jit(lambda model, adapter: model.unstacked(adapter))(model, adapter)
     step = jax.jit(decode_step)
 
     for count in range(STEPS):

@@ -132,7 +132,7 @@ def test_float16_decodes_as_it_prefills(planted, quantization):
     @functools.partial(jax.jit, compiler_options=QUICK)
     def evaluate(model: Qwen2) -> tuple:
         before, cache = model.prefill(ROWS[:, :9], positions, cache_length=12)
-        after, cache = decode_step(model.unstacked(None, len(ROWS)), ROWS[:, 9], positions, cache)
+        after, cache = decode_step(model.unstacked(None), ROWS[:, 9], positions, cache)
         return before, after, cache
 
     before, after, cache = evaluate(half)

@@ -46,7 +46,7 @@ def test_every_path_gives_what_the_dequantised_matrices_give(quantized):
             return logprobs.sum()
 
         hidden, cache = model.prefill(rows[:, :-1], np.maximum(LENGTHS - 1, 1), cache_length=24)
-        after, _ = decode_step(model.unstacked(None, len(rows)), rows[:, -1], np.maximum(LENGTHS - 1, 1), cache)
+        after, _ = decode_step(model.unstacked(None), rows[:, -1], np.maximum(LENGTHS - 1, 1), cache)
         return hidden, after, model.logits(rows), jax.value_and_grad(loss)(filled)
 
     evaluate = jax.jit(evaluate, static_argnums=1, compiler_options=QUICK)

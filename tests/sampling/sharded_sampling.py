@@ -11,7 +11,7 @@ import numpy as np
 
 from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, init_adapter, init_random, make_mesh, place
 from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling.decode import BaseWeights, DrawSettings, decode, empty_slots
+from aflow_jax.sampling.decode import DrawSettings, decode, decode_weights, empty_slots
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.lane import _admission
 from aflow_jax.sampling.prefill import _insert, prefill
@@ -69,7 +69,7 @@ def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[flo
 def gathered(model: Qwen2, adapter: object) -> int:
     """The most numbers that one all-gather of the decode loop, or of taking in a prompt, brings together."""
     state = empty_slots(model, 8, 512)
-    weights = BaseWeights(model).with_adapter(adapter, rows=8)
+    weights = decode_weights(model, adapter)
     floats, integers = np.ones(8, np.float32), np.ones(8, np.int32)
     settings = DrawSettings(
         occupied=np.ones(8, bool), temperature=floats, top_k=integers, top_p=floats, min_p=floats, limits=integers,
