@@ -156,6 +156,13 @@ def test_of_a_run_the_newest_checkpoint_is_taken_or_the_best_and_said(run: Path,
         assert result_of(later / "evaluations", f"held_out_step_{step}")["step"] == step
         assert solve(["What is 2 + 2?", "--workflow", "Custom", "--checkpoint", str(later), *which]) == 0
         assert line in capsys.readouterr().err.splitlines()
+    served = ["--model", str(later / "model"), "--adapter", f"policy={later}", "--which", "best", "--port", "0"]
+    command = [sys.executable, "-m", "aflow_jax.serve", *served]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert "serving model, policy at " in server.stdout.readline()
+        server.terminate()
+        assert best in server.communicate(timeout=60)[1].splitlines()
+        assert server.returncode == 0
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys) -> None:

@@ -1,0 +1,38 @@
+"""What the host does with memory that programs have freed."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from aflow_jax.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+matrix = jnp.ones((2048, 2048))
+program = jax.jit(lambda matrix: (matrix @ matrix) @ matrix)
+for _ in range(2):
+    program(matrix).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    program(matrix).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES = 4 * 2 * 2048 * 2048 * 4 // 4096  # of four calls: the product in between, and the result
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has nothing to set")
+def test_a_programs_calls_take_the_memory_of_those_before_them():
+    def faults(mode: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, check=True).stdout)
+
+    assert faults("kept") < 0.05 * PAGES
+    assert faults("given back") > 0.5 * PAGES
