@@ -22,6 +22,7 @@ POOL = 0.92
 # Of GNU's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 
 # Outside what is planned, in the pool: gaps between the allocator's blocks, a share of it, and the workspaces of
 # cuBLAS (32 MiB a stream on Hopper) and cuDNN, constants of the compiled programs, and arrays on their way.
@@ -88,10 +89,12 @@ def keep_freed_memory() -> None:
     """Where programs run on this machine's CPU, have the C library keep what they free for those that follow.
 
     By default it hands large arrays back to Linux, which gives out fresh pages for each call of a program: a virtual
-    machine was seen to do so at 1 GB/s. With another C library than GNU's nothing happens.
+    machine was seen to do so at 1 GB/s. All threads take memory from one place from now on; those that have run a
+    program before may have places of their own. With another C library than GNU's nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt and jax.default_backend() == "cpu":
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
 
