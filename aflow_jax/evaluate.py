@@ -74,7 +74,7 @@ from aflow_jax.evaluation.result import Result, Table
 from aflow_jax.evaluation.run import Evaluation
 from aflow_jax.evaluation.scores import Subject
 from aflow_jax.llm import BudgetExhausted
-from aflow_jax.memory import claim_gpu_memory
+from aflow_jax.memory import claim_gpu_memory, keep_freed_memory
 from aflow_jax.paths import found
 from aflow_jax.problems import Problem, load_problems
 from aflow_jax.rollout import as_record
@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     claim_gpu_memory()
+    keep_freed_memory()
     settings, place = _settings(options)
     config = settings.config
     _check_samples(config, options.samples)

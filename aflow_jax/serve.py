@@ -115,8 +115,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _serve(options: argparse.Namespace, api_key: str | None, listener: socket.socket) -> int:
-    folder = resolve_model(options.model)
     keep_freed_memory()
+    folder = resolve_model(options.model)
     model = load_pretrained(folder, dtype=options.dtype, quantization=options.quantization)
     tokenizer = load_tokenizer(folder)
     max_model_len = _max_model_len(options.max_model_len, model)

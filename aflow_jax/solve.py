@@ -43,7 +43,7 @@ from rich.console import Console
 
 from aflow_jax.live_run import LiveRun, readable
 from aflow_jax.llm import BudgetExhausted
-from aflow_jax.memory import claim_gpu_memory
+from aflow_jax.memory import claim_gpu_memory, keep_freed_memory
 from aflow_jax.solver import Solution, Solver
 from aflow_jax.workflow import Usage
 
@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     claim_gpu_memory()
+    keep_freed_memory()
     console = Console(stderr=True, highlight=False, markup=False)
     with (
         Solver(

@@ -42,7 +42,7 @@ import jax
 
 from aflow_jax.assembly import for_this_process, load_problem_sets, open_parts, without_unsound
 from aflow_jax.commands import exit_code
-from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, this_device
+from aflow_jax.memory import check_memory, claim_gpu_memory, found_shape, keep_freed_memory, this_device
 from aflow_jax.processes import Processes, join_processes
 from aflow_jax.runs import Checkpoint, RunConsole, RunFolder, SaveFailed
 from aflow_jax.training import ExitCode, TimeLimit, Trainer, is_unwritable
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     claim_gpu_memory()
+    keep_freed_memory()
     try:
         with join_processes(config.distributed) as processes, tempfile.TemporaryDirectory() as scratch:
             code = asyncio.run(run(config, processes, Path(scratch), resume=options.resume))

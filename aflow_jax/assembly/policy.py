@@ -14,7 +14,6 @@ from aflow_jax.assembly.settings import workflow_limits
 from aflow_jax.clients import Say
 from aflow_jax.config import Config
 from aflow_jax.grpo import Learner, LearnerSettings
-from aflow_jax.memory import keep_freed_memory
 from aflow_jax.problems import Problem
 from aflow_jax.processes import Processes
 from aflow_jax.qwen2 import (
@@ -116,7 +115,6 @@ def load_policy(config: Config, problems: ProblemSets, say: Say, processes: Proc
         if config.constrained_sampling
         else None
     )
-    keep_freed_memory()
     model = load_pretrained(folder, dtype=config.dtype, quantization=config.quantization, rules=rules)
     shape = model.config
     say(

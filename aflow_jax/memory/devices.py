@@ -86,17 +86,17 @@ def claim_gpu_memory() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Where programs run on this machine's CPU, have the C library keep what they free for those that follow.
+    """Have the C library keep large arrays that were freed for those that follow.
 
-    By default it hands large arrays back to Linux, which gives out fresh pages for each call of a program: a virtual
-    machine was seen to do so at 1 GB/s. All threads take memory from one place from now on; those that have run a
-    program before may have places of their own. With another C library than GNU's nothing happens.
+    By default it hands them back to Linux, which gives out fresh pages each time, as at every call of a program on a
+    CPU: a virtual machine was seen to do so at 1 GB/s. With another C library than GNU's nothing happens.
+
+    To be called before JAX has touched a device: a thread that has begun keeps its own ways.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt and jax.default_backend() == "cpu":
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
+    if mallopt:
+        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(parameter, value)
 
 
 def this_device() -> Device:
