@@ -118,8 +118,8 @@ _statistics.defvjp(_statistics_forward, _statistics_backward)
 
 def _chunk_statistics(
     logits: Float[Array, "C V"], targets: Int[Array, "C"]
-) -> tuple[Float[Array, "C"], Float[Array, "C"], tuple[Array, Array]]:
-    """Return log-probabilities, entropies, and the distribution as (logits, the logarithm of their exponentials' sum).
+) -> tuple[Float[Array, "C"], Float[Array, "C"], tuple[Array, Array, Array]]:
+    """Return log-probabilities, entropies, and the distribution: see `_log_probabilities`.
 
     No array of all log-probabilities is made: over a large vocabulary every pass costs as much as a layer's products.
     Nor is one of the logits below their largest: XLA on CPUs would make the logits twice for it, by another product.
@@ -128,22 +128,32 @@ def _chunk_statistics(
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)
-    logprobs = (chosen - largest) - jnp.log(total)
+    logprobs = chosen - largest - jnp.log(total)
     # 0 · -inf would be NaN where a quantised model rules a token out.
     below = jnp.where(weights > 0, weights * (logits - largest), 0.0).sum(axis=-1, keepdims=True)
     entropies = jnp.log(total) - below / total
-    return logprobs[:, 0], entropies[:, 0], (logits, largest + jnp.log(total))
+    normalizer = largest + jnp.log(total)
+    lost = largest - normalizer + jnp.log(total)
+    return logprobs[:, 0], entropies[:, 0], (logits, normalizer, lost)
 
 
-def _logprob_slope(distribution: tuple[Array, Array], targets: Int[Array, "C"]) -> Float[Array, "C V"]:
+def _log_probabilities(distribution: tuple[Array, Array, Array]) -> Float[Array, "C V"]:
+    """Return the logits less the logarithm of their exponentials' sum, given as a number and what its rounding lost.
+
+    Beside large logits that would be its last digits.
+    """
+    logits, normalizer, lost = distribution
+    return logits - normalizer - lost
+
+
+def _logprob_slope(distribution: tuple[Array, Array, Array], targets: Int[Array, "C"]) -> Float[Array, "C V"]:
     """d logprob / d logits = one-hot(target) - p."""
-    logits, logarithm = distribution
-    chosen = jnp.arange(logits.shape[-1]) == targets[:, None]
-    return chosen - jnp.exp(logits - logarithm)
+    logprobs = _log_probabilities(distribution)
+    chosen = jnp.arange(logprobs.shape[-1]) == targets[:, None]
+    return chosen - jnp.exp(logprobs)
 
 
-def _entropy_slope(distribution: tuple[Array, Array], entropies: Float[Array, "C"]) -> Float[Array, "C V"]:
+def _entropy_slope(distribution: tuple[Array, Array, Array], entropies: Float[Array, "C"]) -> Float[Array, "C V"]:
     """d entropy / d logits = -p · (log p + entropy)."""
-    logits, logarithm = distribution
-    logprobs = logits - logarithm
+    logprobs = _log_probabilities(distribution)
     return jnp.where(logprobs > -jnp.inf, -jnp.exp(logprobs) * (logprobs + entropies[:, None]), 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aflow_jax.grpo.logprobs import target_statistics, token_logprobs
+from aflow_jax.grpo.logprobs import _chunk_statistics, _logprob_slope, target_statistics, token_logprobs
 from aflow_jax.qwen2 import Qwen2Config, init_random
 
 LENGTHS = jnp.array([11, 4, 1])
@@ -93,3 +93,14 @@ def test_logits_of_all_positions_are_never_held():
     temporary = jax.jit(gradient).lower(model, hidden, targets).compile().memory_analysis().temp_size_in_bytes
     chunk_bytes = chunk * config.vocab_size * 4
     assert temporary < 5 * chunk_bytes < 0.35 * batch * width * config.vocab_size * 4
+
+
+def test_the_slope_of_large_logits_is_as_exact_as_that_of_small_ones():
+    # Integers, so that float32 holds them and their differences whatever is added to them.
+    small = np.random.default_rng(0).integers(-8, 8, (4, 300)).astype(np.float32)
+    targets = np.arange(4)
+    for offset in (0.0, 1e4, -1e4):
+        _, _, distribution = jax.jit(_chunk_statistics)(small + np.float32(offset), targets)
+        weights = np.exp(small.astype(np.float64))
+        exact = (np.arange(300) == targets[:, None]) - weights / weights.sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(jax.jit(_logprob_slope)(distribution, targets), exact, rtol=2e-6, atol=1e-9)
