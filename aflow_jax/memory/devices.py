@@ -89,7 +89,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep large arrays that were freed for those that follow.
 
     By default it hands them back to Linux, which gives out fresh pages each time, as at every call of a program on a
-    CPU: a virtual machine was seen to do so at 1 GB/s. With another C library than GNU's nothing happens.
+    CPU. With another C library than GNU's nothing happens.
 
     To be called before JAX has touched a device: a thread that has begun keeps its own ways.
     """
