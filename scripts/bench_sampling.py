@@ -41,7 +41,7 @@ class PlainTokenizer:
 class Ours:
     """This project's engine."""
 
-    def __init__(self, config: Any, folder: str | None, dtype: str, slots: int) -> None:
+    def __init__(self, config: Any, folder: str | None, dtype: str, slots: int, samples: int) -> None:
         import jax
 
         from aflow_jax.memory import keep_freed_memory
@@ -52,7 +52,8 @@ class Ours:
         model = load_pretrained(folder, dtype) if folder else init_random(config, jax.random.key(0), dtype)
         self._model = model
         self._cache_tokens = (0, 0)
-        self._engine = Engine(model, PlainTokenizer(), slots=slots, prompt_max_length=config.max_position_embeddings)
+        longest = config.max_position_embeddings
+        self._engine = Engine(model, PlainTokenizer(), slots=slots, prompt_max_length=longest, prompt_readers=samples)
 
     def seconds(self, prompts: Prompts, samples: int, new_tokens: int) -> float:
         """Return how long all completions take."""
@@ -199,7 +200,7 @@ def main() -> None:
             worker.close()
         # On a GPU both sides hold their models at once: ours takes half of the memory, and no more.
         half = {"XLA_CLIENT_MEM_FRACTION": "0.5"} if peers else {}
-        ours = Worker(Ours, config, folder if peers else None, options.dtype, slots, environment=half)
+        ours = Worker(Ours, config, folder if peers else None, options.dtype, slots, options.samples, environment=half)
         sides: dict[str, Any] = {"ours": lambda *work: ours.call("seconds", *work)}
         if peers:
             transformers = Worker(Transformers, folder, options.dtype, tuple(options.caches))

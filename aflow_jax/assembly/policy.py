@@ -85,6 +85,7 @@ class Policy:
             prompt_max_length=config.prompt_max_length,
             long_prompts=config.prompt_overflow,
             drafted=config.prompt_lookup,
+            prompt_readers=config.num_return_sequences_in_group,
         )
 
     def sampling_params(self, temperature: float) -> SamplingParams:

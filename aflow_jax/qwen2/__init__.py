@@ -1,17 +1,10 @@
 """The model: Qwen2.5 in Flax NNX, its LoRA adapters, its weights and its tokenizer."""
 
 from aflow_jax.qwen2.adapter import TARGETS, Adapter, init_adapter, parameter_count
+from aflow_jax.qwen2.cache import KVCache, Sharing, empty_cache, hold_cache
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.create import create_checkpoint
-from aflow_jax.qwen2.decode import (
-    DecodeWeights,
-    KVCache,
-    cut_adapter,
-    decode_step,
-    decode_tokens,
-    empty_cache,
-    hold_cache,
-)
+from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step, decode_tokens
 from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
@@ -34,6 +27,7 @@ __all__ = [
     "Qwen2",
     "Qwen2Config",
     "ShardingRules",
+    "Sharing",
     "Tokenizer",
     "choose_dtype",
     "create_checkpoint",

@@ -1,10 +1,13 @@
 """Rotary positions and attention, over one interface for every backend."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from aflow_jax.qwen2.block_attention import block_attention
+from aflow_jax.qwen2.cache import Sharing
 from aflow_jax.qwen2.device import absent_device, gpu_compute_capability
 from aflow_jax.qwen2.precision import matmul_precision
 
@@ -58,30 +61,98 @@ def causal_attention(
     )
 
 
-def cached_attention(
-    query: Float[Array, "B N H h"],
-    keys: Float[Array, "B K h S"],
-    values: Float[Array, "B K S h"],
-    positions: Int[Array, "B N"],
-) -> Float[Array, "B N H h"]:
-    """Attend from N new positions of each row to the places of its cache up to each one's own, that one included.
-
-    Both products read the cache in the order in which it lies: a cache `[B, S, K, h]` would be transposed whole, at
-    every step (on CPU that made a decode step of a small model ten times slower).
-    """
-    batch, count, _, width = query.shape
-    # Heads of a group and new positions alike are rows of one product with the group's keys.
-    grouped = query.astype(keys.dtype).reshape(batch, count, keys.shape[1], -1, width).transpose(0, 2, 3, 1, 4)
-    rows = grouped.reshape(batch, keys.shape[1], -1, width)
-    precision = matmul_precision(keys.dtype)
-    scores = jnp.einsum("bkgh,bkhs->bkgs", rows, keys, precision=precision, preferred_element_type=jnp.float32)
-    valid = jnp.arange(keys.shape[-1]) <= jnp.tile(positions, rows.shape[2] // count)[:, None, :, None]
-    weights = jax.nn.softmax(jnp.where(valid, scores * width**-0.5, -jnp.inf), axis=-1)
-    attended = jnp.einsum("bkgs,bksh->bkgh", weights.astype(values.dtype), values, precision=precision)
-    return attended.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(query.shape)
-
-
 def _implementation(dtype: jnp.dtype, head_dim: int) -> str:
     """Return "cudnn" where its flash attention takes the arrays, else "blocks"."""
     fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
     return "cudnn" if fits and gpu_compute_capability() >= (8, 0) else "blocks"
+
+
+class _Attended(NamedTuple):
+    """Attention over some of the places: values summed by the exponentials of their scores less the largest score."""
+
+    values: Float[Array, "B K M h"]
+    total: Float[Array, "B K M"]
+    largest: Float[Array, "B K M"]
+
+
+def cached_attention(
+    query: Float[Array, "B N H h"],
+    keys: Float[Array, "B K h S"],
+    values: Float[Array, "B K S h"],
+    places: Int[Array, "B N"],
+    prompts: tuple[Float[Array, "P K h T"], Float[Array, "P K T h"], Sharing, int] | None = None,
+) -> Float[Array, "B N H h"]:
+    """Attend from N new tokens of each row to the places of its cache up to each one's own, and to the row's prompt.
+
+    The products read the cache in the order in which it lies: a cache `[B, S, K, h]` would be transposed whole, at
+    every step (on CPU that made a decode step of a small model ten times slower).
+
+    A prompt is read once for all rows that continue it. Their attention to it and to their own places are put together
+    by the largest scores and the totals of both (Juravsky et al., 2024, arXiv:2402.05099, section 3.1).
+
+    Args:
+      query: Rotated.
+      keys, values: Each row's own.
+      places: Of each new token in its row's own cache.
+      prompts: Keys and values of shared prompts, who continues them, and in how many blocks (`Sharing`).
+    """
+    batch, count, _, width = query.shape
+    # Heads of a group and new tokens alike are rows of one product with the group's keys.
+    grouped = query.astype(keys.dtype).reshape(batch, count, keys.shape[1], -1, width).transpose(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch, keys.shape[1], -1, width)
+    seen = jnp.arange(keys.shape[-1]) <= jnp.tile(places, rows.shape[2] // count)[:, None, :, None]
+    attended = _attend(rows, keys, values, seen)
+    if prompts is not None:
+        attended = _together(attended, _attend_prompts(rows, *prompts))
+    output = (attended.values / attended.total[..., None]).astype(query.dtype)
+    return output.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def _attend(
+    rows: Float[Array, "B K M h"],
+    keys: Float[Array, "B K h S"],
+    values: Float[Array, "B K S h"],
+    seen: Bool[Array, "B #K #M S"],
+) -> _Attended:
+    precision = matmul_precision(keys.dtype)
+    scores = jnp.einsum("bkmh,bkhs->bkms", rows, keys, precision=precision, preferred_element_type=jnp.float32)
+    # A finite least score: where no place is seen, as in a free slot, nothing becomes NaN.
+    scores = jnp.where(seen, scores * rows.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    largest = scores.max(axis=-1)
+    weights = jnp.exp(scores - largest[..., None])
+    total = weights.sum(axis=-1)
+    # Sums in float32: in float16 those of a long prompt would overflow.
+    summed = jnp.einsum(
+        "bkms,bksh->bkmh", weights.astype(values.dtype), values, precision=precision, preferred_element_type=jnp.float32
+    )
+    return _Attended(summed, total, largest)
+
+
+def _attend_prompts(
+    rows: Float[Array, "B K M h"],
+    keys: Float[Array, "P K h T"],
+    values: Float[Array, "P K T h"],
+    sharing: Sharing,
+    blocks: int,
+) -> _Attended:
+    """Attend from each row to its prompt, all readers of a prompt in one product with it."""
+    prompts, readers = sharing.readers.shape
+    _, heads, count, width = rows.shape
+    together = sharing.to_prompts(rows, blocks).transpose(0, 2, 1, 3, 4).reshape(prompts, heads, -1, width)
+    seen = jnp.arange(keys.shape[-1]) < sharing.lengths[:, None, None, None]
+
+    def back(values: Float[Array, "P K RM ..."]) -> Float[Array, "B K M ..."]:
+        apart = values.reshape(prompts, heads, readers, count, *values.shape[3:])
+        return sharing.to_rows(jnp.moveaxis(apart, 2, 1), blocks)
+
+    return _Attended(*map(back, _attend(together, keys, values, seen)))
+
+
+def _together(one: _Attended, other: _Attended) -> _Attended:
+    largest = jnp.maximum(one.largest, other.largest)
+    first, second = jnp.exp(one.largest - largest), jnp.exp(other.largest - largest)
+    return _Attended(
+        first[..., None] * one.values + second[..., None] * other.values,
+        first * one.total + second * other.total,
+        largest,
+    )

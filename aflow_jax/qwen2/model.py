@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import Adapter, fold_in_each
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
+from aflow_jax.qwen2.cache import KVCache
 from aflow_jax.qwen2.config import Qwen2Config
-from aflow_jax.qwen2.decode import DecodeWeights, KVCache, cut_adapter, decode_step
+from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm, traced_once
 from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul

@@ -14,6 +14,7 @@ from aflow_jax.qwen2 import (
     KVCache,
     Qwen2,
     ShardingRules,
+    Sharing,
     decode_step,
     empty_cache,
     hold,
@@ -35,9 +36,11 @@ class SlotState:
     """Where every slot stands.
 
     Attributes:
-      cache: Keys and values of the tokens so far.
+      cache: Keys and values of each slot's new tokens.
+      prompts: Keys and values of the prompts that slots continue, in P places.
+      prompt_hidden: State of each prompt's last token.
       hidden: State of each slot's last token: logits are made of it when the next token is drawn.
-      positions: Tokens in the slot's cache, so the place of the next one.
+      positions: Tokens of prompt and completion so far, so the place of the next one.
       produced: New tokens so far.
       active: Whether the slot's completion goes on.
       keys: Noise of each completion; a token's is this key with its place in the completion folded in.
@@ -45,6 +48,8 @@ class SlotState:
     """
 
     cache: KVCache
+    prompts: KVCache
+    prompt_hidden: Float[Array, "P D"]
     hidden: Float[Array, "B D"]
     positions: Int[Array, "B"]
     produced: Int[Array, "B"]
@@ -64,6 +69,7 @@ class DrawSettings:
       limits: New tokens at most.
       stop_tokens: Tokens that end the completion, padded with -1.
       patience: The chunk ends early once this many completions ended in it; the number of slots or more: never.
+      sharing: Which slots continue which prompts.
     """
 
     occupied: Bool[Array, "B"]
@@ -74,6 +80,7 @@ class DrawSettings:
     limits: Int[Array, "B"]
     stop_tokens: Int[Array, "B E"]
     patience: Int[Array, ""]
+    sharing: Sharing
 
 
 @jax.tree_util.register_dataclass
@@ -94,18 +101,43 @@ class Chunk:
     passes: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnums=(1, 2), static_argnames="with_history")
-def empty_slots(model: Qwen2, slots: int, cache_length: int, *, with_history: bool = False) -> SlotState:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateShape:
+    """How much a `SlotState` holds.
+
+    Attributes:
+      slots: B.
+      room: New tokens of a slot.
+      places: P, prompts.
+      prompt_room: Tokens of a prompt.
+    """
+
+    slots: int
+    room: int
+    places: int
+    prompt_room: int
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that there is room for."""
+        return self.slots * self.room + self.places * self.prompt_room
+
+
+@partial(jax.jit, static_argnames=("shape", "with_history"))
+def empty_slots(model: Qwen2, shape: StateShape, *, with_history: bool = False) -> SlotState:
     """All slots free."""
+    slots, width = shape.slots, model.config.hidden_size
     integers = jnp.zeros(slots, jnp.int32)
     state = SlotState(
-        cache=empty_cache(model.config, slots, cache_length, model.dtype),
-        hidden=jnp.zeros((slots, model.config.hidden_size), model.dtype),
+        cache=empty_cache(model.config, slots, shape.room, model.dtype),
+        prompts=empty_cache(model.config, shape.places, shape.prompt_room, model.dtype),
+        prompt_hidden=jnp.zeros((shape.places, width), model.dtype),
+        hidden=jnp.zeros((slots, width), model.dtype),
         positions=integers,
         produced=integers,
         active=jnp.zeros(slots, bool),
         keys=jax.random.split(jax.random.key(0, impl="threefry2x32"), slots),
-        history=jnp.zeros((slots, cache_length), jnp.int32) if with_history else None,
+        history=jnp.zeros((slots, shape.prompt_room + shape.room), jnp.int32) if with_history else None,
     )
     return hold_slots(model.rules, state)
 
@@ -114,8 +146,9 @@ def hold_slots(rules: ShardingRules | None, state: SlotState) -> SlotState:
     """Inside a program: keep the slots where the rules say, each on the devices of its part of `data`."""
     if rules is None:
         return state
-    slots = {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "cache"}
-    return SlotState(cache=hold_cache(rules, state.cache), **hold(rules, slots, lambda array: rules.rows(array.shape)))
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    caches = {name: hold_cache(rules, fields.pop(name)) for name in ("cache", "prompts")}
+    return SlotState(**caches, **hold(rules, fields, lambda array: rules.rows(array.shape)))
 
 
 def hold_chunk(rules: ShardingRules | None, chunk: Chunk) -> Chunk:
@@ -123,44 +156,62 @@ def hold_chunk(rules: ShardingRules | None, chunk: Chunk) -> Chunk:
     return hold(rules, chunk, lambda _: rules.everywhere())
 
 
-def resize(state: SlotState, slots: int, cache_length: int) -> SlotState:
-    """The same slots and further free ones behind them, with a longer cache; `state` is given up."""
-    rows = slots - state.active.shape[0]
-    room = cache_length - state.cache.length
+def resize(state: SlotState, before: StateShape, after: StateShape, blocks: int = 1) -> SlotState:
+    """The same slots and prompts with more room, and further free ones behind those of each block (`Sharing`).
 
-    def moved(values: Array, axis: int | None = None) -> Array:
-        if rows == 0 and (axis is None or room == 0):
+    `state` is given up.
+    """
+    slots, places = after.slots - before.slots, after.places - before.places
+    room, prompt_room = after.room - before.room, after.prompt_room - before.prompt_room
+
+    def moved(values: Array, rows: int, axis: int | None = None, room: int = 0) -> Array:
+        if rows == 0 and room == 0:
             return values
         sharding = values.sharding if isinstance(values.sharding, NamedSharding) else None
-        larger = _pad(values, rows=rows, axis=axis, room=room, sharding=sharding)
+        larger = _pad(values, rows=rows, axis=axis, room=room, blocks=blocks, sharding=sharding)
         # One array after the other: all the old ones beside all the new ones would be twice the memory.
         values.delete()
         return larger
 
+    def moved_cache(cache: KVCache, rows: int, room: int) -> KVCache:
+        return KVCache(
+            keys=tuple(moved(keys, rows, 3, room) for keys in cache.keys),
+            values=tuple(moved(values, rows, 2, room) for values in cache.values),
+        )
+
     return SlotState(
-        cache=KVCache(
-            keys=tuple(moved(keys, 3) for keys in state.cache.keys),
-            values=tuple(moved(values, 2) for values in state.cache.values),
-        ),
-        hidden=moved(state.hidden),
-        positions=moved(state.positions),
-        produced=moved(state.produced),
-        active=moved(state.active),
-        keys=moved(state.keys),
-        history=None if state.history is None else moved(state.history, 1),
+        cache=moved_cache(state.cache, slots, room),
+        prompts=moved_cache(state.prompts, places, prompt_room),
+        prompt_hidden=moved(state.prompt_hidden, places),
+        hidden=moved(state.hidden, slots),
+        positions=moved(state.positions, slots),
+        produced=moved(state.produced, slots),
+        active=moved(state.active, slots),
+        keys=moved(state.keys, slots),
+        history=None if state.history is None else moved(state.history, slots, 1, room + prompt_room),
     )
 
 
-@partial(jax.jit, static_argnames=("rows", "axis", "room", "sharding"))
+@partial(jax.jit, static_argnames=("rows", "axis", "room", "blocks", "sharding"))
 def _pad(
-    values: Shaped[Array, "B ..."], *, rows: int, axis: int | None, room: int, sharding: NamedSharding | None
+    values: Shaped[Array, "B ..."],
+    *,
+    rows: int,
+    axis: int | None,
+    room: int,
+    blocks: int,
+    sharding: NamedSharding | None,
 ) -> Array:
+    cut = values.reshape(blocks, -1, *values.shape[1:])
     if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
         # Keys of free slots are set before they are used.
-        larger = jnp.concatenate([values, jnp.broadcast_to(values[:1], rows)])
+        larger = jnp.concatenate([cut, jnp.broadcast_to(cut[:, :1], (blocks, rows // blocks))], axis=1)
     else:
-        wider = [rows if at == 0 else room if at == axis else 0 for at in range(values.ndim)]
-        larger = jnp.pad(values, [(0, more) for more in wider])
+        more = [
+            0 if at == 0 else rows // blocks if at == 1 else room if at - 1 == axis else 0 for at in range(cut.ndim)
+        ]
+        larger = jnp.pad(cut, [(0, size) for size in more])
+    larger = larger.reshape(-1, *larger.shape[2:])
     return larger if sharding is None else jax.lax.with_sharding_constraint(larger, sharding)
 
 
@@ -181,7 +232,7 @@ def decode(
 
     Args:
       weights: The model and its adapter.
-      state: The slots; the cache has room for `chunk_length` more tokens in each active one, or up to its limit.
+      state: The slots, with room for `chunk_length` more tokens in each active one, or up to its limit.
       settings: How to draw.
       chunk_length: Tokens at most.
       bound: `filters.top_k_bound` of the largest top_k.
@@ -262,7 +313,7 @@ def _run_chunk(weights: DecodeWeights, state: SlotState, settings: DrawSettings,
 
 def _run(weights: DecodeWeights, state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) -> SlotState:
     """Take the drawn tokens in."""
-    hidden, cache = decode_step(weights, tokens, state.positions, state.cache)
+    hidden, cache = decode_step(weights, tokens, state.positions, state.cache, (state.prompts, settings.sharing))
     active = _goes_on(state, settings, tokens)
     return dataclasses.replace(
         state,

@@ -3,6 +3,8 @@
 requests ──► waiting ──prefill, once for each prompt──► slots ──decode, a chunk at a time──► completions
                 ▲                                         │
                 └──────── a slot that ended is free ◄─────┘
+
+A prompt's keys and values lie in a place that all its slots read (`prompts`), and a slot holds its new tokens only.
 """
 
 import dataclasses
@@ -13,22 +15,13 @@ import numpy as np
 from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import (
-    Chunk,
-    DrawSettings,
-    decode,
-    decode_allowed,
-    decode_weights,
-    empty_slots,
-    resize,
-)
+from aflow_jax.sampling.decode import Chunk, DrawSettings, StateShape
+from aflow_jax.sampling.device_slots import DeviceSlots, Start
 from aflow_jax.sampling.filters import top_k_bound
-from aflow_jax.sampling.lookup import decode_with_lookup
-from aflow_jax.sampling.prefill import Admission, Prefix, insert, prefill
-from aflow_jax.sampling.sizes import bucket, slot_count
+from aflow_jax.sampling.prompts import Place, PromptTable
+from aflow_jax.sampling.sizes import bucket, grown
 from aflow_jax.sampling.text import TextStream
 from aflow_jax.sampling.types import (
-    MAX_SEEDS,
     MAX_STOP_TOKENS,
     Completion,
     EngineOptions,
@@ -44,7 +37,7 @@ FIRST_ROOM = 256
 
 @dataclasses.dataclass(kw_only=True)
 class Job:
-    """A request on its way; its prefix stays until the last of its completions has a slot.
+    """A request on its way.
 
     Attributes:
       id: The request's id.
@@ -57,7 +50,6 @@ class Job:
     params: SamplingParams
     stop_tokens: tuple[int, ...]
     started: int = 0
-    prefix: Prefix | None = None
 
     @property
     def unstarted(self) -> int:
@@ -70,6 +62,7 @@ class _Running:
 
     job: Job
     sample: int
+    place: Place
     stream: TextStream
     matcher: TokenMatcher | None
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -104,16 +97,15 @@ class Lane:
         self._tokenizer = tokenizer
         # Each device of the mesh's `data` axis has equally many.
         self._parts = 1 if model.rules is None else model.rules.data
-        self._most_slots = self._divided(options.slots)
+        self._most_slots = -(-options.slots // self._parts) * self._parts
         self._chunk_length = options.chunk_length
         self._constrained = constrained
-        self._drafted = 0 if constrained else options.drafted
         self.tokens = self.passes = 0
         self._waiting: deque[Job] = deque()
         self._slots: list[_Running | None] = []
-        self._cache_length = 0
-        self._state = None
-        self._weights = None
+        self._prompt_readers = options.prompt_readers
+        self._prompts: PromptTable | None = None
+        self._device = DeviceSlots(model, adapter, options.chunk_length, 0 if constrained else options.drafted)
         self._in_flight: Chunk | None = None
 
     @property
@@ -125,7 +117,7 @@ class Lane:
         """Tokens that the cache has room for, and those that the running completions need, a prompt once for all."""
         running = [running for running in self._slots if running]
         prompts = {at.job.id: len(at.job.request.prompt_tokens) for at in running}
-        return len(self._slots) * self._cache_length, sum(prompts.values()) + sum(len(at.tokens) for at in running)
+        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(len(at.tokens) for at in running)
 
     def add(self, job: Job) -> None:
         """Queue a request."""
@@ -134,8 +126,10 @@ class Lane:
     def cancel(self, request_id: int) -> None:
         """Drop a request and free its slots."""
         self._waiting = deque(job for job in self._waiting if job.id != request_id)
-        # What the chunk in flight brings for these slots falls on nobody.
-        self._slots = [None if running and running.job.id == request_id else running for running in self._slots]
+        for row, running in enumerate(self._slots):
+            if running and running.job.id == request_id:
+                # What the chunk in flight brings for the slot falls on nobody.
+                self._empty(row, running)
 
     def step(self) -> list[Progress]:
         """Take in the chunk in flight, start the next one, and return what the first one brought.
@@ -174,88 +168,91 @@ class Lane:
             advanced.append(running)
             if running.stream.stopped or not active[row]:
                 running.ended = True
-                self._slots[row] = None
+                self._empty(row, running)
         return advanced
+
+    def _empty(self, row: int, running: _Running) -> None:
+        running.place.readers -= 1
+        self._slots[row] = None
 
     def _admit(self) -> None:
         """Give free slots to waiting completions, first come first served."""
         if not self._waiting:
             return
-        self._make_slots()
-        free = [row for row, running in enumerate(self._slots) if running is None]
+        slots = self._wanted_slots()
+        if self._prompts is None:
+            samples = max(job.unstarted for job in self._waiting)
+            self._prompts = PromptTable(self._parts, max(1, min(self._prompt_readers, samples, slots // self._parts)))
+        self._slots = self._spread(slots)
+        free = deque(row for row, running in enumerate(self._slots) if running is None)
+        started, fresh, copies = [], [], []
         while free and self._waiting:
-            job = self._waiting[0]
-            rows, free = free[: job.unstarted], free[job.unstarted :]
-            self._start(job, rows)
+            job, row = self._waiting[0], free.popleft()
+            self._prompts.release(kept=job.id)
+            place, new = self._prompts.seat(row * self._parts // slots, job.id, len(job.request.prompt_tokens))
+            if new:
+                other = self._prompts.other(place)
+                if other is None:
+                    fresh.append((job.request.prompt_tokens, place))
+                else:
+                    copies.append((other, place))
+            self._slots[row] = self._running(job, place)
+            started.append(row)
             if not job.unstarted:
                 self._waiting.popleft()
+        if started:
+            self._device.make_room(self._room([self._slots[row] for row in started]))
+            self._device.run_prompts(fresh)
+            self._device.copy_prompts(copies)
+            self._device.start([_start(row, self._slots[row]) for row in started])
 
-    def _start(self, job: Job, rows: list[int]) -> None:
-        """Continue a job's prompt in these slots."""
-        prompt = job.request.prompt_tokens
-        if job.prefix is None:
-            tokens = np.zeros(bucket(len(prompt)), np.int32)
-            tokens[: len(prompt)] = prompt
-            job.prefix = prefill(self._model, self.adapter, tokens, np.int32(len(prompt)))
-        samples = range(job.started, job.started + len(rows))
-        seeds = [job.request.seeds[sample] for sample in samples]
-        admission = _admission(rows, seeds, len(self._slots))
-        self._state = insert(self._state, job.prefix, admission, self._model.rules)
-        for row, sample in zip(rows, samples, strict=True):
-            self._slots[row] = _Running(
-                job=job,
-                sample=sample,
-                stream=TextStream(self._tokenizer, job.params.stop),
-                matcher=job.params.constraint.matcher(job.params.max_new_tokens) if job.params.constraint else None,
-            )
-        job.started = samples.stop
-        if not job.unstarted:
-            job.prefix = None
-
-    def _make_slots(self) -> None:
-        """Have as many slots as there are completions, up to the most, and room for every waiting prompt."""
-        wanted = sum(map(bool, self._slots)) + sum(job.unstarted for job in self._waiting)
-        slots = len(self._slots)
-        if wanted > slots:
-            # A lane that grows may grow again: by doubling it meets few shapes, each of which is a program.
-            wanted = 1 << (wanted - 1).bit_length() if slots else slot_count(wanted)
-            slots = min(self._most_slots, self._divided(wanted))
-        length = max(
-            bucket(len(job.request.prompt_tokens) + min(job.params.max_new_tokens, FIRST_ROOM)) for job in self._waiting
+    def _running(self, job: Job, place: Place) -> _Running:
+        """Return the next of a job's completions."""
+        job.started += 1
+        return _Running(
+            job=job,
+            sample=job.started - 1,
+            place=place,
+            stream=TextStream(self._tokenizer, job.params.stop),
+            matcher=job.params.constraint.matcher(job.params.max_new_tokens) if job.params.constraint else None,
         )
-        self._resize(slots, length)
 
-    def _divided(self, slots: int) -> int:
-        """The least number of slots, `slots` or more, that the mesh divides."""
-        return -(-slots // self._parts) * self._parts
+    def _wanted_slots(self) -> int:
+        """As many slots as there are completions, up to the most, and not fewer than before."""
+        wanted = sum(map(bool, self._slots)) + sum(job.unstarted for job in self._waiting)
+        if wanted <= len(self._slots):
+            return len(self._slots)
+        wanted = grown(wanted, len(self._slots))
+        return min(self._most_slots, -(-wanted // self._parts) * self._parts)
 
-    def _resize(self, slots: int, cache_length: int) -> None:
-        cache_length = max(cache_length, self._cache_length)
-        if self._state is None:
-            # The weights first: what moving them needs for a moment is then not beside the cache.
-            self._weights = decode_weights(self._model, self.adapter)
-            self._state = empty_slots(self._model, slots, cache_length, with_history=self._drafted > 0)
-        elif (slots, cache_length) != (len(self._slots), self._cache_length):
-            self._state = resize(self._state, slots, cache_length)
-        self._slots += [None] * (slots - len(self._slots))
-        self._cache_length = cache_length
+    def _spread(self, slots: int) -> list[_Running | None]:
+        """The slots and further free ones, behind those of each part of the mesh."""
+        before, after = len(self._slots) // self._parts, slots // self._parts
+        parts = [self._slots[part * before : (part + 1) * before] for part in range(self._parts)]
+        return [running for part in parts for running in part + [None] * (after - before)]
+
+    def _room(self, started: list[_Running]) -> StateShape:
+        """The room that these completions need, and their prompts."""
+        places = self._device.shape.places // self._parts
+        if self._prompts.size > places:
+            # With a place to each slot there are enough: a place is read, or its request is the next to get a slot.
+            enough = min(grown(self._prompts.size, places), len(self._slots) // self._parts)
+            places = max(self._prompts.size, enough)
+        return StateShape(
+            slots=len(self._slots),
+            room=bucket(max(min(at.job.params.max_new_tokens, FIRST_ROOM) for at in started)),
+            places=places * self._parts,
+            prompt_room=bucket(max(at.place.length for at in started)),
+        )
 
     def _decode(self) -> Chunk:
         """Start the next chunk on the device."""
         running = [running for running in self._slots if running]
         # No slot may pass the cache's end within the chunk.
-        self._resize(len(self._slots), bucket(max(self._reach(at) for at in running)))
+        room = bucket(max(self._reach(at) for at in running))
+        self._device.make_room(dataclasses.replace(self._device.shape, room=room))
         bound = top_k_bound(max(at.job.params.top_k for at in running), self._model.config.vocab_size)
-        arguments = self._weights, self._state, self._draw_settings()
-        if self._constrained:
-            self._state, chunk = decode_allowed(*arguments, self._allowed(), bound=bound)
-        elif self._drafted:
-            self._state, chunk = decode_with_lookup(
-                *arguments, chunk_length=self._chunk_length, bound=bound, drafted=self._drafted
-            )
-        else:
-            self._state, chunk = decode(*arguments, chunk_length=self._chunk_length, bound=bound)
-        return chunk
+        return self._device.decode(self._draw_settings(), self._allowed() if self._constrained else None, bound)
 
     def _allowed(self) -> UInt32[np.ndarray, "B M"]:
         """Return the tokens that each slot may draw; any in a slot without a completion."""
@@ -264,9 +261,8 @@ class Lane:
         return np.stack([running.matcher.mask() if running else everything for running in self._slots])
 
     def _reach(self, running: _Running) -> int:
-        """Tokens in the slot's cache after the next chunk, at most."""
-        new = min(len(running.tokens) + self._chunk_length, running.job.params.max_new_tokens)
-        return len(running.job.request.prompt_tokens) + new
+        """New tokens in the slot's cache after the next chunk, at most."""
+        return min(len(running.tokens) + self._chunk_length, running.job.params.max_new_tokens)
 
     def _draw_settings(self) -> DrawSettings:
         slots = len(self._slots)
@@ -280,6 +276,9 @@ class Lane:
             stop_tokens=np.full((slots, MAX_STOP_TOKENS), -1, np.int32),
             # Coming back costs about as much as an eighth of the slots idling for a few steps.
             patience=np.int32(max(1, slots // 8) if self._waiting else slots),
+            sharing=self._prompts.sharing(
+                [running and running.place for running in self._slots], self._device.shape.places // self._parts
+            ),
         )
         for row, running in enumerate(self._slots):
             if running is None:
@@ -321,12 +320,6 @@ def _completion(running: _Running) -> Completion:
     )
 
 
-def _admission(rows: list[int], seeds: list[tuple[int, ...]], slots: int) -> Admission:
-    padded = np.full(slots, slots, np.int32)
-    padded[: len(rows)] = rows
-    entries = np.zeros((slots, MAX_SEEDS), np.uint32)
-    counts = np.zeros(slots, np.int32)
-    for at, entry in enumerate(seeds):
-        entries[at, : len(entry)] = entry
-        counts[at] = len(entry)
-    return Admission(rows=padded, count=np.int32(len(rows)), seeds=entries, seed_counts=counts)
+def _start(row: int, running: _Running) -> Start:
+    request = running.job.request
+    return Start(row=row, place=running.place, seeds=request.seeds[running.sample], prompt=request.prompt_tokens)

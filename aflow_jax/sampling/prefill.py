@@ -1,6 +1,7 @@
-"""Prompts → slots: a prompt is run once, and its keys and values are copied to every slot that continues it."""
+"""Prompts → slots: a prompt is run once and held once, for all the slots that continue it."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,90 +14,112 @@ from aflow_jax.sampling.decode import LOOP_OPTIONS, SlotState, hold_slots
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """A prompt that has been run.
+    """Prompts that have been run.
 
     Attributes:
-      hidden: State of its last token, which makes the logits of the first new one.
-      cache: Its keys and values, padded to a bucket.
-      length: Its number of tokens.
-      tokens: The tokens, padded to the bucket.
+      hidden: State of each one's last token, which makes the logits of the first new one.
+      cache: Their keys and values, padded to a bucket.
     """
 
-    hidden: Float[Array, "D"]
+    hidden: Float[Array, "N D"]
     cache: KVCache
-    length: Int[Array, ""]
-    tokens: Int[Array, "T"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Admission:
-    """Which slots continue a prefix, padded to the number of slots so that one program serves every count.
+    """Completions that start, padded to the number of slots so that one program serves every count.
 
     Attributes:
-      rows: The slots; entries from `count` on are out of range.
-      count: How many there are.
+      rows: Their slots; out of range where there are no more.
+      places: The places of their prompts.
+      lengths: Tokens of their prompts.
       seeds: Integers of each one's noise, padded.
       seed_counts: How many of them are real.
+      history: Their prompts' tokens, padded, where the slots have a history.
     """
 
     rows: Int[Array, "B"]
-    count: Int[Array, ""]
+    places: Int[Array, "B"]
+    lengths: Int[Array, "B"]
     seeds: UInt32[Array, "B M"]
     seed_counts: Int[Array, "B"]
+    history: Int[Array, "B S"] | None = None
 
 
 @jax.jit
-def prefill(model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "T"], length: Int[Array, ""]) -> Prefix:
-    """Run one prompt, right-padded to a bucket."""
-    hidden, cache = model.prefill(tokens[None], length[None], adapter, cache_length=tokens.shape[0])
-    hidden = hold(model.rules, hidden[0], lambda _: model.rules.everywhere())
-    return Prefix(hidden=hidden, cache=hold_cache(model.rules, cache), length=length, tokens=tokens)
+def prefill(model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "N T"], lengths: Int[Array, "N"]) -> Prefix:
+    """Run prompts, right-padded to a bucket."""
+    hidden, cache = model.prefill(tokens, lengths, adapter, cache_length=tokens.shape[1])
+    hidden = hold(model.rules, hidden, lambda _: model.rules.everywhere())
+    return Prefix(hidden=hidden, cache=hold_cache(model.rules, cache))
 
 
-def insert(state: SlotState, prefix: Prefix, admission: Admission, rules: ShardingRules | None = None) -> SlotState:
-    """Start `admission.count` completions of a prefix in the slots named; `state` is donated.
+@partial(jax.jit, static_argnames="rules", donate_argnames="state", compiler_options=LOOP_OPTIONS)
+def store(state: SlotState, prefix: Prefix, places: Int[Array, "N"], rules: ShardingRules | None = None) -> SlotState:
+    """Put prompts in their places; `state` is donated.
 
-    slot   cache (· free)                 slot   cache
-     0     a a a b b ·                     0     a a a b b ·
-     1     · · · · · ·      insert p       1     p p p p · ·
-     2     c c d d d d   →  at 1 and 3     2     c c d d d d
-     3     · · · · · ·                     3     p p p p · ·
+                 prompts                     prompts
+    prefix        0  a a a ·                  0  a a a ·
+     0  p p ·     1  · · · ·  → places 3 1 →  1  q q q ·
+     1  q q q     2  c c · ·                  2  c c · ·
+                  3  · · · ·                  3  p p · ·
     """
-    return _insert(state, prefix, admission, rules)
+    return _put(state, (prefix.cache, prefix.hidden), jnp.arange(len(places)), places, jnp.int32(len(places)), rules)
 
 
-def _copy_rows(slots: KVCache, prefix: KVCache, admission: Admission) -> KVCache:
-    # A loop of in-place copies: a scatter over all slots would touch those that are not admitted, too. One for all
-    # layers: before each turn of a loop a GPU waits for the host.
-    def copy(index: Int[Array, ""], slots: KVCache) -> KVCache:
-        place = (admission.rows[index], 0, 0, 0)
-        return jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, place), slots, prefix)
+@partial(jax.jit, static_argnames="rules", donate_argnames="state", compiler_options=LOOP_OPTIONS)
+def copy(
+    state: SlotState,
+    sources: Int[Array, "B"],
+    places: Int[Array, "B"],
+    count: Int[Array, ""],
+    rules: ShardingRules | None = None,
+) -> SlotState:
+    """Copy the first `count` prompts of `sources` to further places; `state` is donated."""
+    return _put(state, None, sources, places, count, rules)
 
-    return jax.lax.fori_loop(0, admission.count, copy, slots)
+
+def _put(
+    state: SlotState,
+    prompts: tuple[KVCache, Array] | None,
+    sources: Int[Array, "M"],
+    places: Int[Array, "M"],
+    count: Int[Array, ""],
+    rules: ShardingRules | None,
+) -> SlotState:
+    """Put prompts, or the slots' own ones, in places."""
+
+    # A loop of in-place copies: a scatter would touch every place. One for all layers: before each turn of a loop a GPU
+    # waits for the host.
+    def put(index: Int[Array, ""], held: tuple[KVCache, Array]) -> tuple[KVCache, Array]:
+        def put_in(old: Array, new: Array) -> Array:
+            row = jax.lax.dynamic_index_in_dim(new, sources[index])
+            return jax.lax.dynamic_update_slice(old, row, (places[index], *[0] * (old.ndim - 1)))
+
+        return jax.tree.map(put_in, held, held if prompts is None else prompts)
+
+    held, hidden = jax.lax.fori_loop(0, count, put, (state.prompts, state.prompt_hidden))
+    return hold_slots(rules, dataclasses.replace(state, prompts=held, prompt_hidden=hidden))
 
 
-def _insert_traced(state: SlotState, prefix: Prefix, admission: Admission, rules: ShardingRules | None) -> SlotState:
-    def assign(values: Array, new: Array) -> Array:
+@partial(jax.jit, static_argnames="rules", donate_argnames="state")
+def start(state: SlotState, admission: Admission, rules: ShardingRules | None = None) -> SlotState:
+    """Start completions of prompts that have their places; `state` is donated."""
+
+    def assign(values: Array, new: Array | int | bool) -> Array:
         return values.at[admission.rows].set(new, mode="drop")
 
-    history = state.history
-    if history is not None:
-        padded = jnp.pad(prefix.tokens, (0, history.shape[1] - prefix.tokens.shape[0]))
-        history = assign(history, padded)
-    state = SlotState(
-        cache=_copy_rows(state.cache, prefix.cache, admission),
-        hidden=assign(state.hidden, prefix.hidden),
-        positions=assign(state.positions, prefix.length),
+    state = dataclasses.replace(
+        state,
+        hidden=assign(state.hidden, state.prompt_hidden[admission.places]),
+        positions=assign(state.positions, admission.lengths),
         produced=assign(state.produced, 0),
         active=assign(state.active, True),
         keys=assign(state.keys, noise_keys(admission.seeds, admission.seed_counts)),
-        history=history,
+        history=None if state.history is None else assign(state.history, admission.history),
     )
     return hold_slots(rules, state)
-
-
-_insert = jax.jit(_insert_traced, static_argnums=3, donate_argnums=0, compiler_options=LOOP_OPTIONS)
 
 
 def noise_keys(seeds: UInt32[Array, "B M"], counts: Int[Array, "B"]) -> Array:

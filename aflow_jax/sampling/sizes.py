@@ -18,3 +18,19 @@ def slot_count(wanted: int) -> int:
     """The smallest of 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24 … that is at least `wanted`: few programs."""
     power = 1 << (wanted - 1).bit_length()
     return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
+
+
+def grown(wanted: int, before: int) -> int:
+    """At least so many; where there were some, by doubling: what grew may grow again, and each shape is a program."""
+    return 1 << (wanted - 1).bit_length() if before else slot_count(wanted)
+
+
+PREFILL_TOKENS = 2048
+"""Tokens of prompts that are run together, padding included, where one prompt is not more: enough to be bound by
+arithmetic and not by reading the weights, and little memory beside them."""
+
+
+def prefill_rows(length: int, waiting: int) -> int:
+    """How many of the waiting prompts of a padded length to run together: a power of two, so that none is padding."""
+    most = max(1, min(waiting, PREFILL_TOKENS // length))
+    return 1 << (most.bit_length() - 1)

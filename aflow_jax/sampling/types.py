@@ -40,6 +40,8 @@ class EngineOptions:
       long_prompts: What becomes of a longer one: "error", or "truncate", which keeps its last tokens and counts it.
       chunk_length: Tokens between two looks at which completions ended.
       drafted: Tokens that prompt lookup drafts for each pass (`lookup`), below `chunk_length`; 0 is off.
+      prompt_readers: Completions of a prompt that read one copy of its keys and values: the number of samples of each
+        prompt, where that is known. More of them than it is read further copies; fewer cost arithmetic.
     """
 
     slots: int
@@ -47,6 +49,7 @@ class EngineOptions:
     long_prompts: Literal["error", "truncate"] = "error"
     chunk_length: int = 16
     drafted: int = 0
+    prompt_readers: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.drafted < self.chunk_length:

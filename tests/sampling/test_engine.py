@@ -13,7 +13,7 @@ from aflow_jax.errors import UserError
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.qwen2 import load_pretrained
 from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling import lane as lane_module
+from aflow_jax.sampling import device_slots
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0.0, stop_token_ids=())
 CHUNK = 5
@@ -233,7 +233,7 @@ def test_nothing_compiles_after_warm_up(model, tokenizer, adapter, prompts):
 
 def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monkeypatch):
     seen = []
-    decode = lane_module.decode
+    decode = device_slots.decode
 
     def watched(weights, state, settings, **static):
         before = state.cache.keys[0].unsafe_buffer_pointer()
@@ -241,7 +241,7 @@ def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monke
         seen.append((before, after.cache.keys[0].unsafe_buffer_pointer(), state.cache.keys[0].is_deleted()))
         return after, chunk
 
-    monkeypatch.setattr(lane_module, "decode", watched)
+    monkeypatch.setattr(device_slots, "decode", watched)
     list(make_engine(model, tokenizer).generate(make_requests(prompts[:6]), GREEDY, adapter))
     assert len(seen) > 3
     assert len({before for before, _, _ in seen}) == 1, "admission moved the cache"
@@ -250,10 +250,15 @@ def test_the_cache_is_updated_in_place(model, tokenizer, adapter, prompts, monke
 
 def test_a_prompt_is_run_once_for_all_its_samples(model, tokenizer, adapter, prompts, monkeypatch):
     runs = []
-    prefill = lane_module.prefill
-    monkeypatch.setattr(lane_module, "prefill", lambda *arguments: runs.append(1) or prefill(*arguments))
+    prefill = device_slots.prefill
+
+    def counted(model, adapter, tokens, lengths):
+        runs.extend(lengths.tolist())
+        return prefill(model, adapter, tokens, lengths)
+
+    monkeypatch.setattr(device_slots, "prefill", counted)
     completions = list(make_engine(model, tokenizer).generate(make_requests(prompts[:3], 7), GREEDY, adapter))
-    assert (len(completions), len(runs)) == (21, 3)
+    assert (len(completions), sorted(runs)) == (21, sorted(map(len, prompts[:3])))
 
 
 def test_closing_frees_all_that_the_call_holds(model, tokenizer, adapter, prompts):
