@@ -114,7 +114,7 @@ def step_cost(
         update_tokens=sequences * length,
         sampling_flops=prefill + decoding,
         update_flops=settings.ppo_epochs * update,
-        decode_bytes=_decode_bytes(config, shape, sequences, prompt, completion, dtype),
+        decode_bytes=_decode_bytes(config, shape, prompt, completion, dtype),
         exchanged_bytes=settings.ppo_epochs * _exchanged_bytes(config, shape, sequences * length),
     )
 
@@ -134,15 +134,16 @@ def _update_flops(
     return forward + again + backward + head + reference
 
 
-def _decode_bytes(
-    config: Config, shape: Qwen2Config, sequences: int, prompt: int, completion: int, dtype: str
-) -> float:
+def _decode_bytes(config: Config, shape: Qwen2Config, prompt: int, completion: int, dtype: str) -> float:
+    problems = config.rollout_batch_size
+    sequences = problems * config.num_return_sequences_in_group
     matrices = sum(size[0] * size[1] for size in layer_shapes(shape).values() if len(size) == 2)
     layers = shape.num_hidden_layers * matrices * _BYTES[config.quantization or dtype]
     head = shape.vocab_size * shape.hidden_size * _BYTES[dtype]
     passes = completion * -(-sequences // config.sampling_slots)
     a_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * _BYTES[dtype]
-    return passes * (layers + head) + sequences * completion * (prompt + completion / 2) * a_token
+    # A prompt is read once for all its completions.
+    return passes * (layers + head) + completion * (problems * prompt + sequences * completion / 2) * a_token
 
 
 def _exchanged_bytes(config: Config, shape: Qwen2Config, tokens: int) -> float:

@@ -1,6 +1,7 @@
 """How many bytes a run takes, said before anything is loaded: by phase and by what they are for."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -22,9 +23,10 @@ from aflow_jax.memory.programs import (
     prefill_layout,
 )
 from aflow_jax.qwen2 import Qwen2Config
+from aflow_jax.sampling.decode import StateShape
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.sizes import bucket as engine_bucket
-from aflow_jax.sampling.sizes import slot_count
+from aflow_jax.sampling.sizes import grown, prefill_rows, slot_count
 
 Terms = dict[str, int]
 
@@ -33,7 +35,7 @@ TERMS = {
     "adapter": "the policy's adapter, and the one that it started from",
     "optimizer": "AdamW's two moments of each number of the adapter",
     "decode weights": "the adapter once more, cut into layers, as decoding reads it",
-    "KV cache": "keys and values of all slots at their longest, and of a prompt on its way into them",
+    "KV cache": "keys and values of all slots and prompts at their longest, and of prompts on their way there",
     "gradients": "the sum over the microbatches",
     "saved activations": "what a microbatch's layers keep for the backward pass",
     "logits": "logits of a chunk of tokens, and what is made of them",
@@ -133,21 +135,18 @@ def _phases(
     )
     settings = learner_settings(config)
     resident = _resident(policy, settings)
-    rollouts = config.rollout_batch_size * config.num_return_sequences_in_group
-    completions = {"sampling": rollouts}
-    if config.eval_every and evaluated != 0:
-        completions["evaluation"] = evaluated * config.evaluation.samples if evaluated else config.sampling_slots
-    slots = {phase: policy.rows(min(config.sampling_slots, slot_count(count))) for phase, count in completions.items()}
+    problems, samples = config.rollout_batch_size, config.num_return_sequences_in_group
+    rollouts = problems * samples
 
-    def sampling(name: str) -> Terms:
-        return resident | _sampling(config, policy, slots[name])
+    def sampling(prompts: int, samples: int) -> Terms:
+        return resident | _sampling(config, policy, prompts, samples)
 
     def update() -> Terms:
         return resident | _update(config, policy, settings, rollouts, moved=True)
 
-    phases = {"sampling": partial(sampling, "sampling"), "update": update}
-    if "evaluation" in slots:
-        phases["evaluation"] = partial(sampling, "evaluation")
+    phases = {"sampling": partial(sampling, problems, samples), "update": update}
+    if config.eval_every and evaluated != 0:
+        phases["evaluation"] = partial(sampling, evaluated or config.sampling_slots, config.evaluation.samples)
     for name, stage in (("warm start", config.warm_start), ("rejection sampling", config.rejection_sampling)):
         if stage:
             second = supervised_settings(config, stage, stage.steps)
@@ -168,16 +167,41 @@ def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
     }
 
 
-def _sampling(config: Config, policy: PolicyShape, slots: int) -> Terms:
-    length, bound = config.prompt_max_length, top_k_bound(config.generation_config.top_k, policy.config.vocab_size)
-    cache_length, part = engine_bucket(length + config.max_new_tokens), policy.part
-    prompt = prefill_layout(part, engine_bucket(length))
-    decoding = decode_layout(part, slots, cache_length, bound)
+def _sampling(config: Config, policy: PolicyShape, prompts: int, samples: int) -> Terms:
+    bound, part = top_k_bound(config.generation_config.top_k, policy.config.vocab_size), policy.part
+    shape, readers = _fullest_slots(config, policy, prompts, samples)
+    prompt = prefill_layout(part, *_largest_prefill(shape.prompt_room, prompts))
+    decoding = decode_layout(part, shape, readers, bound)
     weights = {"decode weights": adapter_piece_bytes(part)}
-    held = {"KV cache": policy.cache_bytes(slots, cache_length) + prompt.outputs}
+    held = {"KV cache": policy.slot_bytes(shape) + prompt.outputs}
     running = weights | held | _fullest(policy, prompt, decoding)
     # Before there are slots the base's layers, which the update left stacked, are cut.
     return _fuller(running, {"workspace": largest_stack_bytes(part)})
+
+
+def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: int) -> tuple[StateShape, int]:
+    """Return what a device's slots hold at most, and how many of them read a prompt's place."""
+    together = min(config.sampling_slots, slot_count(prompts * samples))
+    slots = policy.rows(together)
+    readers = min(config.num_return_sequences_in_group, samples, slots)
+    # A prompt of more samples than readers has further places, and so has one whose samples are on several devices.
+    wanted = min(prompts * -(-min(samples, slots) // readers), slots // readers + 2)
+    at_once = prompts * samples <= together and not config.dynamic_sampling
+    # Where prompts come while others go on, there may be one to each slot, and places grow by doubling.
+    places = slot_count(wanted) if at_once else grown(slots if config.dynamic_sampling else wanted, 1)
+    shape = StateShape(
+        slots=slots,
+        room=engine_bucket(config.max_new_tokens),
+        places=min(slots, places),
+        prompt_room=engine_bucket(config.prompt_max_length),
+    )
+    return shape, readers
+
+
+def _largest_prefill(longest: int, prompts: int) -> tuple[int, int]:
+    """Return rows and padded length of the prompts that are run together and have the most tokens."""
+    lengths = sorted({engine_bucket(length) for length in range(1, longest + 1)})
+    return max(((prefill_rows(length, prompts), length) for length in lengths), key=math.prod)
 
 
 def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:

@@ -19,13 +19,14 @@ from aflow_jax.qwen2 import (
     Qwen2,
     Qwen2Config,
     ShardingRules,
+    Sharing,
     empty_cache,
     init_adapter,
     init_random,
     traced_for,
 )
 from aflow_jax.qwen2.weights import choose_dtype
-from aflow_jax.sampling.decode import DrawSettings, SlotState, decode, empty_slots
+from aflow_jax.sampling.decode import DrawSettings, SlotState, StateShape, decode, empty_slots
 from aflow_jax.sampling.prefill import prefill
 from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions
 
@@ -78,17 +79,20 @@ class PolicyShape:
         """A device's bytes of a pytree of adapter matrices."""
         return tree_bytes(state) if self.rules is None else self.rules.adapter_bytes(state)
 
-    def cache_bytes(self, slots: int, cache_length: int) -> int:
-        """The slots' bytes on a device."""
-        state = slot_state(self.part, slots, cache_length)
+    def slot_bytes(self, shape: StateShape) -> int:
+        """The slots' bytes on a device, given how many it has of everything."""
+        state = slot_state(self.part, shape)
         if self.rules is None:
             return tree_bytes(state)
-        whole = jax.eval_shape(
-            lambda: empty_cache(self.config, slots * self.rules.data, cache_length, self.model.dtype)
-        )
+        caches = [(shape.slots, shape.room), (shape.places, shape.prompt_room)]
+        held = sum(self._cache_bytes(rows * self.rules.data, length) for rows, length in caches)
+        return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=None))
+
+    def _cache_bytes(self, rows: int, length: int) -> int:
+        whole = jax.eval_shape(lambda: empty_cache(self.config, rows, length, self.model.dtype))
         keys = sum(self.rules.shard_bytes(at, self.rules.cache(at.shape, 2)) for at in whole.keys)
         values = sum(self.rules.shard_bytes(at, self.rules.cache(at.shape, 3)) for at in whole.values)
-        return keys + values + tree_bytes(dataclasses.replace(state, cache=None))
+        return keys + values
 
     def gathered_bytes(self) -> int:
         """With `fsdp`, what a device gathers of the base while it runs: this layer's matrices and the next one's."""
@@ -122,17 +126,25 @@ class PolicyShape:
 
 
 @functools.lru_cache(maxsize=256)
-def prefill_layout(policy: PolicyShape, length: int) -> Layout:
-    """Lay out the run of one prompt, `length` with its padding; the outputs are its keys and values."""
-    return policy.laid_out(prefill, cut_model(policy), policy.adapter, Shape((length,), jnp.int32), _scalar(jnp.int32))
+def prefill_layout(policy: PolicyShape, rows: int, length: int) -> Layout:
+    """Lay out the run of prompts, `length` with their padding; the outputs are their keys and values."""
+    tokens, lengths = Shape((rows, length), jnp.int32), Shape((rows,), jnp.int32)
+    return policy.laid_out(prefill, cut_model(policy), policy.adapter, tokens, lengths)
 
 
 @functools.lru_cache(maxsize=256)
-def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int) -> Layout:
+def decode_layout(policy: PolicyShape, shape: StateShape, readers: int, bound: int) -> Layout:
     """Lay out the loop that draws tokens in all slots."""
-    weights, state = unstacked_weights(policy), slot_state(policy, slots, cache_length)
+    weights, state = unstacked_weights(policy), slot_state(policy, shape)
+    settings, chunk_length = draw_settings(shape, readers), EngineOptions.chunk_length
+    return policy.laid_out(decode, weights, state, settings, donated=state, chunk_length=chunk_length, bound=bound)
+
+
+def draw_settings(shape: StateShape, readers: int) -> DrawSettings:
+    """Return how slots draw, and which of a prompt's places so many slots read, as shapes."""
+    slots, places = shape.slots, shape.places
     floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
-    settings = DrawSettings(
+    return DrawSettings(
         occupied=Shape((slots,), bool),
         temperature=floats,
         top_k=integers,
@@ -141,9 +153,13 @@ def decode_layout(policy: PolicyShape, slots: int, cache_length: int, bound: int
         limits=integers,
         stop_tokens=Shape((slots, MAX_STOP_TOKENS), jnp.int32),
         patience=_scalar(jnp.int32),
+        sharing=Sharing(
+            lengths=Shape((places,), jnp.int32),
+            readers=Shape((places, readers), jnp.int32),
+            prompt=integers,
+            reader=integers,
+        ),
     )
-    chunk_length = EngineOptions.chunk_length
-    return policy.laid_out(decode, weights, state, settings, donated=state, chunk_length=chunk_length, bound=bound)
 
 
 @functools.lru_cache(maxsize=256)
@@ -175,9 +191,9 @@ def largest_stack_bytes(policy: PolicyShape) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def slot_state(policy: PolicyShape, slots: int, cache_length: int) -> SlotState:
+def slot_state(policy: PolicyShape, shape: StateShape) -> SlotState:
     """Return the slots' state, as shapes."""
-    return jax.eval_shape(lambda model: empty_slots(model, slots, cache_length), policy.model)
+    return jax.eval_shape(lambda model: empty_slots(model, shape), policy.model)
 
 
 @functools.lru_cache(maxsize=256)

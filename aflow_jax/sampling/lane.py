@@ -114,10 +114,13 @@ class Lane:
 
     @property
     def cache_tokens(self) -> tuple[int, int]:
-        """Tokens that the cache has room for, and those that the running completions need, a prompt once for all."""
+        """Tokens that the cache has room for, and those that the running completions need, a prompt once for all.
+
+        Those of the chunk in flight are counted as if it went on to its end.
+        """
         running = [running for running in self._slots if running]
         prompts = {at.job.id: len(at.job.request.prompt_tokens) for at in running}
-        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(len(at.tokens) for at in running)
+        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(map(self._reach, running))
 
     def add(self, job: Job) -> None:
         """Queue a request."""
@@ -185,7 +188,7 @@ class Lane:
             self._prompts = PromptTable(self._parts, max(1, min(self._prompt_readers, samples, slots // self._parts)))
         self._slots = self._spread(slots)
         free = deque(row for row, running in enumerate(self._slots) if running is None)
-        started, fresh, copies = [], [], []
+        jobs, started, fresh, copies = list(self._waiting), [], [], []
         while free and self._waiting:
             job, row = self._waiting[0], free.popleft()
             self._prompts.release(kept=job.id)
@@ -201,7 +204,7 @@ class Lane:
             if not job.unstarted:
                 self._waiting.popleft()
         if started:
-            self._device.make_room(self._room([self._slots[row] for row in started]))
+            self._device.make_room(self._room(jobs))
             self._device.run_prompts(fresh)
             self._device.copy_prompts(copies)
             self._device.start([_start(row, self._slots[row]) for row in started])
@@ -231,8 +234,8 @@ class Lane:
         parts = [self._slots[part * before : (part + 1) * before] for part in range(self._parts)]
         return [running for part in parts for running in part + [None] * (after - before)]
 
-    def _room(self, started: list[_Running]) -> StateShape:
-        """The room that these completions need, and their prompts."""
+    def _room(self, jobs: list[Job]) -> StateShape:
+        """The room that the prompts of these jobs need, and the first of their new tokens."""
         places = self._device.shape.places // self._parts
         if self._prompts.size > places:
             # With a place to each slot there are enough: a place is read, or its request is the next to get a slot.
@@ -240,9 +243,9 @@ class Lane:
             places = max(self._prompts.size, enough)
         return StateShape(
             slots=len(self._slots),
-            room=bucket(max(min(at.job.params.max_new_tokens, FIRST_ROOM) for at in started)),
+            room=bucket(max(min(job.params.max_new_tokens, FIRST_ROOM) for job in jobs)),
             places=places * self._parts,
-            prompt_room=bucket(max(at.place.length for at in started)),
+            prompt_room=bucket(max(len(job.request.prompt_tokens) for job in jobs)),
         )
 
     def _decode(self) -> Chunk:

@@ -84,14 +84,14 @@ def test_the_changes_are_those_that_a_search_through_all_values_finds(missing):
 @pytest.mark.parametrize(
     ("preset", "card", "changes"),
     [
-        ("training", "t4_16gb", {"gradient_accumulation_steps": 10, "sampling_slots": 1, "quantization": "nf4"}),
-        ("gpu/a100_80gb", "a100_40gb", {"gradient_accumulation_steps": 5}),
-        ("gpu/h200", "a100_80gb", {"response_max_length": 1024}),
+        ("training", "t4_16gb", [{"gradient_accumulation_steps": 10, "sampling_slots": 1, "quantization": "nf4"}]),
+        ("gpu/a100_80gb", "a100_40gb", [{"gradient_accumulation_steps": 5}]),
+        ("gpu/h200", "a100_80gb", [{"gradient_accumulation_steps": 4}, {"response_max_length": 1024}]),
     ],
 )
 def test_what_presets_of_7b_would_need_on_a_smaller_card(request, preset, card, changes):
     config = load_config(request.config.rootpath / "configs" / f"{preset}.yaml")
-    assert mends(config, found_shape(config), CARDS[card]) == [changes]
+    assert mends(config, found_shape(config), CARDS[card]) == changes
 
 
 def test_the_trainer_refuses_before_it_makes_or_loads_a_model(tmp_path, capsys, request):

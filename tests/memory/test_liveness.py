@@ -10,8 +10,9 @@ from aflow_jax.grpo import LearnerSettings
 from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
 from aflow_jax.memory.liveness import layout
+from aflow_jax.memory.programs import draw_settings
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random
-from aflow_jax.sampling.decode import DrawSettings, decode, empty_slots
+from aflow_jax.sampling.decode import StateShape, decode, empty_slots
 from aflow_jax.sampling.prefill import prefill
 
 Shape = jax.ShapeDtypeStruct
@@ -146,24 +147,14 @@ def test_the_learners_step_takes_what_xla_says(remat, targets, dropout, rows, le
 def test_a_prompts_run_takes_what_xla_says(dtype, cut):
     model, adapter = policy(dtype, "q_proj,v_proj")
     model = jax.eval_shape(held_cut, model) if cut else model
-    assert_as_xla_says(prefill, model, adapter, Shape((1536,), jnp.int32), Shape((), jnp.int32))
+    assert_as_xla_says(prefill, model, adapter, Shape((2, 768), jnp.int32), Shape((2,), jnp.int32))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_decoding_takes_what_xla_says(dtype):
     model, adapter = policy(dtype, "q_proj,v_proj")
-    slots = 8
+    shape = StateShape(slots=8, room=1024, places=2, prompt_room=512)
     weights = jax.eval_shape(lambda model, adapter: model.unstacked(adapter), model, adapter)
-    state = jax.eval_shape(lambda model: empty_slots(model, slots, 1024), model)
-    floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
-    settings = DrawSettings(
-        occupied=Shape((slots,), bool),
-        temperature=floats,
-        top_k=integers,
-        top_p=floats,
-        min_p=floats,
-        limits=integers,
-        stop_tokens=Shape((slots, 8), jnp.int32),
-        patience=Shape((), jnp.int32),
-    )
+    state = jax.eval_shape(lambda model: empty_slots(model, shape), model)
+    settings = draw_settings(shape, readers=4)
     assert_as_xla_says(decode, weights, state, settings, donated=state, chunk_length=4, bound=64)

@@ -49,5 +49,5 @@ def test_a_base_that_every_row_of_the_mesh_holds_falls_with_model_alone() -> Non
 @pytest.mark.parametrize("mesh", [{"model": 1}, {"model": 4}])
 def test_slots_are_divided_over_data_and_heads_over_model(mesh: dict) -> None:
     one, eight = plan(1), plan(8, **mesh)
-    # A prompt on its way into the slots is beside them, on every row of the mesh.
-    assert one["sampling"]["KV cache"] / eight["sampling"]["KV cache"] > 5
+    # Prompts on their way to their places are beside them, on every row of the mesh.
+    assert one["sampling"]["KV cache"] / eight["sampling"]["KV cache"] > 4

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from golden_models import SHAPES, VOCABULARY, make_model
 
-from aflow_jax.qwen2 import KVCache, decode_step, empty_cache, init_adapter
+from aflow_jax.qwen2 import KVCache, Sharing, decode_step, decode_tokens, empty_cache, init_adapter
+from aflow_jax.qwen2.attention import cached_attention
 
 PROMPT_LENGTHS = np.array([6, 1, 4], np.int32)
 STEP = jax.jit(lambda model, tokens, positions, cache: model.decode_step(tokens, positions, cache))
@@ -36,6 +37,55 @@ def test_prefill_then_decoding_equals_the_full_forward_pass(name, with_adapter, 
         np.testing.assert_allclose(weights.unembed(hidden), expected, atol=1e-5 * np.abs(full).max(), rtol=0)
         positions = PROMPT_LENGTHS + count
         hidden, cache = step(weights, rows[np.arange(3), positions], positions, cache)
+
+
+@pytest.mark.parametrize("name", ["heads 14 over 2, tied (0.5B)", "heads 8 over 1, untied"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_that_share_a_prompt_are_decoded_as_if_each_had_its_own(name, count, tmp_path):
+    model = make_model(SHAPES[name].config(), tmp_path)
+    random = np.random.default_rng(0)
+    lengths, prompt_of = np.array([6, 4, 0], np.int32), np.array([1, 0, 1, 1])
+    prompts = random.integers(0, VOCABULARY, (3, 6)).astype(np.int32)
+    new = random.integers(0, VOCABULARY, (4, 6)).astype(np.int32)
+    sharing = Sharing(
+        lengths=lengths,
+        readers=np.array([[1, 0, 0], [3, 0, 2], [0, 0, 0]], np.int32),
+        prompt=prompt_of.astype(np.int32),
+        reader=np.array([1, 0, 2, 0], np.int32),
+    )
+    _, held = model.prefill(prompts, np.maximum(lengths, 1), cache_length=8)
+    cache = empty_cache(model.config, batch=4, length=8, dtype=model.dtype)
+    weights, run = model.unstacked(None), jax.jit(decode_tokens)
+    for at in range(0, 6, count):
+        hidden, cache = run(weights, new[:, at : at + count], lengths[prompt_of] + at, cache, (held, sharing))
+        for row in range(4):
+            prompt = prompts[prompt_of[row], : lengths[prompt_of[row]]]
+            text = np.concatenate([prompt, new[row, : at + count]])
+            expected = model.logits(text[None])[0, -count:]
+            np.testing.assert_allclose(weights.unembed(hidden[row]), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_row_that_sees_nothing_is_finite(tmp_path):
+    model = make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path)
+    nothing = np.zeros(1, np.int32)
+    sharing = Sharing(lengths=nothing, readers=nothing[None], prompt=nothing, reader=nothing)
+    held, cache = (empty_cache(model.config, batch=1, length=4, dtype=model.dtype) for _ in range(2))
+    hidden, _ = decode_step(model.unstacked(None), nothing, nothing - 1, cache, (held, sharing))
+    assert np.isfinite(hidden).all()
+
+
+def test_attention_to_a_long_prompt_does_not_overflow_float16():
+    places, width = 4096, 8
+    query, keys = jnp.zeros((1, 1, 1, width), jnp.float16), jnp.zeros((1, 1, width, 1), jnp.float16)
+    values = jnp.full((1, 1, 1, width), 60, jnp.float16)
+    held_keys, held_values = (
+        jnp.zeros((1, 1, width, places), jnp.float16),
+        jnp.full((1, 1, places, width), 60, jnp.float16),
+    )
+    one = np.zeros(1, np.int32)
+    sharing = Sharing(lengths=one + places, readers=one[None], prompt=one, reader=one)
+    attended = cached_attention(query, keys, values, one[None], (held_keys, held_values, sharing, 1))
+    np.testing.assert_allclose(attended, 60, rtol=1e-3)
 
 
 def test_decoding_from_an_empty_cache_needs_no_prefill(tmp_path):

@@ -3,18 +3,19 @@
 python sharded_sampling.py, with XLA_FLAGS=--xla_force_host_platform_device_count=8
 """
 
+import dataclasses
 import json
 import re
 
 import jax
 import numpy as np
 
-from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, init_adapter, init_random, make_mesh, place
+from aflow_jax.memory.programs import draw_settings
+from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, Sharing, init_adapter, init_random, make_mesh, place
 from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling.decode import DrawSettings, decode, decode_weights, empty_slots
+from aflow_jax.sampling.decode import StateShape, decode, decode_weights, empty_slots
 from aflow_jax.sampling.filters import top_k_bound
-from aflow_jax.sampling.lane import _admission
-from aflow_jax.sampling.prefill import _insert, prefill
+from aflow_jax.sampling.prefill import prefill, store
 
 CONFIG = Qwen2Config(
     hidden_size=32,
@@ -53,11 +54,14 @@ def main() -> None:
 
 
 def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[float]]]:
-    """Six completions of three prompts, of which more wait than there are slots."""
-    scheduler = Engine(model, Spelled(), slots=4, prompt_max_length=64, chunk_length=4).scheduler()
-    for at in range(3):
+    """Completions of five prompts, the first of them alone for a moment, of which more wait than there are slots."""
+    engine = Engine(model, Spelled(), slots=8, prompt_max_length=64, chunk_length=4, prompt_readers=2)
+    scheduler = engine.scheduler()
+    for at in range(5):
         prompt = tuple(range(7 + at, 20 + 5 * at))
-        scheduler.submit(Request(prompt_tokens=prompt, seeds=((at, 0), (at, 1))), PARAMS, adapter)
+        scheduler.submit(Request(prompt_tokens=prompt, seeds=((at, 0), (at, 1), (at, 2))), PARAMS, adapter)
+        if at == 0:
+            scheduler.step()
     done = {}
     while not scheduler.idle:
         for progress in scheduler.step():
@@ -68,17 +72,18 @@ def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[flo
 
 def gathered(model: Qwen2, adapter: object) -> int:
     """The most numbers that one all-gather of the decode loop, or of taking in a prompt, brings together."""
-    state = empty_slots(model, 8, 512)
+    shape = StateShape(slots=8, room=256, places=8, prompt_room=256)
+    state = empty_slots(model, shape)
     weights = decode_weights(model, adapter)
-    floats, integers = np.ones(8, np.float32), np.ones(8, np.int32)
-    settings = DrawSettings(
-        occupied=np.ones(8, bool), temperature=floats, top_k=integers, top_p=floats, min_p=floats, limits=integers,
-        stop_tokens=np.ones((8, 8), np.int32), patience=np.int32(8),
-    )  # fmt: skip
-    prefix = prefill(model, adapter, np.zeros(64, np.int32), np.int32(9))
+    settings = jax.tree.map(lambda at: np.ones(at.shape, at.dtype), draw_settings(shape, readers=2))
+    place = np.zeros(8, np.int32)
+    sharing = Sharing(lengths=place + 9, readers=np.zeros((8, 2), np.int32), prompt=place, reader=place)
+    settings = dataclasses.replace(settings, sharing=sharing)
+    tokens, rows = np.zeros((2, 64), np.int32), np.asarray([1, 6], np.int32)
+    prefix = prefill(model, adapter, tokens, rows)
     programs = [
         decode.lower(weights, state, settings, chunk_length=4, bound=top_k_bound(0, CONFIG.vocab_size)),
-        _insert.lower(state, prefix, _admission([1, 6], [(1,), (2,)], 8), model.rules),
+        store.lower(state, prefix, rows, rules=model.rules),
     ]
     texts = [program.compile().as_text() for program in programs]
     shapes = [shape for text in texts for shape in re.findall(r"\w+\[([\d,]+)\][^=]* all-gather\(", text)]

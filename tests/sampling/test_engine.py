@@ -12,8 +12,7 @@ import pytest
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.qwen2 import load_pretrained
-from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling import device_slots
+from aflow_jax.sampling import Engine, Request, SamplingParams, device_slots
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0.0, stop_token_ids=())
 CHUNK = 5
@@ -259,6 +258,36 @@ def test_a_prompt_is_run_once_for_all_its_samples(model, tokenizer, adapter, pro
     monkeypatch.setattr(device_slots, "prefill", counted)
     completions = list(make_engine(model, tokenizer).generate(make_requests(prompts[:3], 7), GREEDY, adapter))
     assert (len(completions), sorted(runs)) == (21, sorted(map(len, prompts[:3])))
+
+
+@pytest.mark.parametrize("prompt_readers", [2, 5])
+def test_completions_are_the_same_however_many_read_one_prompt(model, tokenizer, adapter, prompts, prompt_readers):
+    params = SamplingParams(max_new_tokens=30, temperature=1.2, stop_token_ids=tuple(range(0, 256, 32)))
+    requests = [
+        Request(prompt_tokens=prompts[at], seeds=tuple((at, sample) for sample in range(samples)))
+        for at, samples in enumerate([7, 1, 5, 2, 4])
+    ]
+    alone = by_place(make_engine(model, tokenizer, slots=6).generate(requests, params, adapter))
+    engine = make_engine(model, tokenizer, slots=6, prompt_readers=prompt_readers)
+    shared = by_place(engine.generate(requests, params, adapter))
+    assert len(shared) == 19
+    for at, completion in shared.items():
+        assert completion.tokens == alone[at].tokens
+        np.testing.assert_allclose(completion.logprobs, alone[at].logprobs, atol=1e-5)
+
+
+def test_a_prompt_takes_the_room_of_one_for_all_its_samples(model, tokenizer, adapter):
+    scheduler = make_engine(model, tokenizer, slots=16, prompt_readers=8).scheduler()
+    params = SamplingParams(max_new_tokens=64, temperature=0.0, stop_token_ids=())
+    for at in range(2):
+        seeds = tuple((sample,) for sample in range(8))
+        scheduler.submit(Request(prompt_tokens=(at + 1,) * 128, seeds=seeds), params, adapter)
+    allocated = needed = 0
+    while not scheduler.idle:
+        scheduler.step()
+        allocated, needed = max((allocated, needed), scheduler.cache_tokens, key=lambda tokens: tokens[1])
+    assert allocated <= 1.05 * needed
+    assert needed == 2 * 128 + 16 * 64
 
 
 def test_closing_frees_all_that_the_call_holds(model, tokenizer, adapter, prompts):
