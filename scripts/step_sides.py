@@ -77,7 +77,10 @@ class Ours:
             remat=remat,
         )
         self._work, self._number = work, 0
-        self._engine = Engine(model, PlainTokenizer(), slots=work.rows, prompt_max_length=max(map(len, work.prompts)))
+        longest = max(map(len, work.prompts))
+        self._engine = Engine(
+            model, PlainTokenizer(), slots=work.rows, prompt_max_length=longest, prompt_readers=work.samples
+        )
         self._learner = Learner(model, init_adapter(model.config, RANK, RANK, TARGETS, jax.random.key(1)), settings)
 
     def step(self) -> Step:
