@@ -207,10 +207,8 @@ def _pad(
         # Keys of free slots are set before they are used.
         larger = jnp.concatenate([cut, jnp.broadcast_to(cut[:, :1], (blocks, rows // blocks))], axis=1)
     else:
-        more = [
-            0 if at == 0 else rows // blocks if at == 1 else room if at - 1 == axis else 0 for at in range(cut.ndim)
-        ]
-        larger = jnp.pad(cut, [(0, size) for size in more])
+        more = {1: rows // blocks} if axis is None else {1: rows // blocks, 1 + axis: room}
+        larger = jnp.pad(cut, [(0, more.get(at, 0)) for at in range(cut.ndim)])
     larger = larger.reshape(-1, *larger.shape[2:])
     return larger if sharding is None else jax.lax.with_sharding_constraint(larger, sharding)
 

@@ -31,6 +31,9 @@ arithmetic and not by reading the weights, and little memory beside them."""
 
 
 def prefill_rows(length: int, waiting: int) -> int:
-    """How many of the waiting prompts of a padded length to run together: a power of two, so that none is padding."""
-    most = max(1, min(waiting, PREFILL_TOKENS // length))
-    return 1 << (most.bit_length() - 1)
+    """How many of the waiting prompts of a padded length to run together: 1, 4, 16 …, so that few programs do and no
+    row is padding."""
+    rows, most = 1, min(waiting, PREFILL_TOKENS // length)
+    while 4 * rows <= most:
+        rows *= 4
+    return rows
