@@ -135,8 +135,7 @@ def _serve(options: argparse.Namespace, api_key: str | None, listener: socket.so
             create_app(driver, settings), log_level="warning", access_log=False, lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-        ), driver)  # fmt: skip
-        print(f"serving {', '.join(settings.adapters)} at {address}", flush=True)
+        ), driver, f"serving {', '.join(settings.adapters)} at {address}")  # fmt: skip
         asyncio.run(server.serve(sockets=[listener]))
         if driver.failure is not None:
             print(f"error: the sampling engine failed: {driver.failure!r}", file=sys.stderr)
@@ -179,11 +178,17 @@ def _say(line: str) -> None:
 class _Server(uvicorn.Server):
     """A server that, on the first signal, finishes what it has begun and answers 503 to the rest, and then ends."""
 
-    def __init__(self, config: uvicorn.Config, driver: Driver) -> None:
+    def __init__(self, config: uvicorn.Config, driver: Driver, greeting: str) -> None:
         super().__init__(config)
         self._driver = driver
+        self._greeting = greeting
         self._drain: asyncio.Task[None] | None = None
         self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so: whoever reads it may send a signal at once, and finds it handled."""
+        await super().startup(sockets)
+        print(self._greeting, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal: the first one drains, the second one ends at once."""
