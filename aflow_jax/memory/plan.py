@@ -23,10 +23,10 @@ from aflow_jax.memory.programs import (
     prefill_layout,
 )
 from aflow_jax.qwen2 import Qwen2Config
-from aflow_jax.sampling.decode import StateShape
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.sizes import bucket as engine_bucket
 from aflow_jax.sampling.sizes import grown, prefill_rows, slot_count
+from aflow_jax.sampling.slot_state import StateShape
 
 Terms = dict[str, int]
 

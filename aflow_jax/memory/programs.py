@@ -26,8 +26,9 @@ from aflow_jax.qwen2 import (
     traced_for,
 )
 from aflow_jax.qwen2.weights import choose_dtype
-from aflow_jax.sampling.decode import DrawSettings, SlotState, StateShape, decode, empty_slots
+from aflow_jax.sampling.decode import DrawSettings, decode
 from aflow_jax.sampling.prefill import prefill
+from aflow_jax.sampling.slot_state import SlotState, StateShape, empty_slots
 from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions
 
 Shape = jax.ShapeDtypeStruct

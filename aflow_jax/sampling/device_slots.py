@@ -8,20 +8,12 @@ import numpy as np
 from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2
-from aflow_jax.sampling.decode import (
-    Chunk,
-    DrawSettings,
-    StateShape,
-    decode,
-    decode_allowed,
-    decode_weights,
-    empty_slots,
-    resize,
-)
+from aflow_jax.sampling.decode import Chunk, DrawSettings, decode, decode_allowed, decode_weights
 from aflow_jax.sampling.lookup import decode_with_lookup
 from aflow_jax.sampling.prefill import Admission, copy, prefill, start, store
 from aflow_jax.sampling.prompts import Place
 from aflow_jax.sampling.sizes import bucket, prefill_rows
+from aflow_jax.sampling.slot_state import StateShape, empty_slots, resize
 from aflow_jax.sampling.types import MAX_SEEDS
 
 

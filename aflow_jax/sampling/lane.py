@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.decode import Chunk, DrawSettings, StateShape
+from aflow_jax.sampling.decode import Chunk, DrawSettings
 from aflow_jax.sampling.device_slots import DeviceSlots, Start
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prompts import Place, PromptTable
 from aflow_jax.sampling.sizes import bucket, grown
+from aflow_jax.sampling.slot_state import StateShape
 from aflow_jax.sampling.text import TextStream
 from aflow_jax.sampling.types import (
     MAX_STOP_TOKENS,

@@ -20,16 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from aflow_jax.qwen2 import DecodeWeights, decode_tokens
-from aflow_jax.sampling.decode import (
-    LOOP_OPTIONS,
-    Chunk,
-    DrawSettings,
-    SlotState,
-    blank_chunk,
-    draw,
-    hold_chunk,
-    hold_slots,
-)
+from aflow_jax.sampling.decode import LOOP_OPTIONS, Chunk, DrawSettings, blank_chunk, draw, hold_chunk
+from aflow_jax.sampling.slot_state import SlotState, hold_slots
 
 
 @partial(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from aflow_jax.qwen2 import Adapter, KVCache, Qwen2, ShardingRules, hold, hold_cache
-from aflow_jax.sampling.decode import LOOP_OPTIONS, SlotState, hold_slots
+from aflow_jax.sampling.decode import LOOP_OPTIONS
+from aflow_jax.sampling.slot_state import SlotState, hold_slots
 
 
 @jax.tree_util.register_dataclass

@@ -12,8 +12,9 @@ from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
 from aflow_jax.memory.liveness import layout
 from aflow_jax.memory.programs import draw_settings
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random
-from aflow_jax.sampling.decode import StateShape, decode, empty_slots
+from aflow_jax.sampling.decode import decode
 from aflow_jax.sampling.prefill import prefill
+from aflow_jax.sampling.slot_state import StateShape, empty_slots
 
 Shape = jax.ShapeDtypeStruct
 SQUARE = Shape((64, 64), jnp.float32)

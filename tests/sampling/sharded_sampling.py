@@ -13,9 +13,10 @@ import numpy as np
 from aflow_jax.memory.programs import draw_settings
 from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, Sharing, init_adapter, init_random, make_mesh, place
 from aflow_jax.sampling import Engine, Request, SamplingParams
-from aflow_jax.sampling.decode import StateShape, decode, decode_weights, empty_slots
+from aflow_jax.sampling.decode import decode, decode_weights
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prefill import prefill, store
+from aflow_jax.sampling.slot_state import StateShape, empty_slots
 
 CONFIG = Qwen2Config(
     hidden_size=32,
