@@ -184,11 +184,16 @@ def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: i
     together = min(config.sampling_slots, slot_count(prompts * samples))
     slots = policy.rows(together)
     readers = min(config.num_return_sequences_in_group, samples, slots)
-    # A prompt of more samples than readers has further places, and so has one whose samples are on several devices.
-    wanted = min(prompts * -(-min(samples, slots) // readers), slots // readers + 2)
-    at_once = prompts * samples <= together and not config.dynamic_sampling
-    # Where prompts come while others go on, there may be one to each slot, and places grow by doubling.
-    places = slot_count(wanted) if at_once else grown(slots if config.dynamic_sampling else wanted, 1)
+    # A prompt of more samples than readers has further places.
+    wanted = prompts * -(-min(samples, slots) // readers)
+    if config.dynamic_sampling:
+        places = slots
+    elif prompts * samples <= together:
+        # All at once: a device's slots are full of prompts one after the other, the first and the last of them in part.
+        places = slot_count(min(wanted, slots // readers + 2))
+    else:
+        # Prompts come while the last samples of others go on, so that there may be one to each slot.
+        places = grown(wanted, 1)
     shape = StateShape(
         slots=slots,
         room=engine_bucket(config.max_new_tokens),
