@@ -98,7 +98,7 @@ class Lane:
         self._tokenizer = tokenizer
         # Each device of the mesh's `data` axis has equally many.
         self._parts = 1 if model.rules is None else model.rules.data
-        self._most_slots = -(-options.slots // self._parts) * self._parts
+        self._most_slots = self._divided(options.slots)
         self._chunk_length = options.chunk_length
         self._constrained = constrained
         self.tokens = self.passes = 0
@@ -189,25 +189,26 @@ class Lane:
             self._prompts = PromptTable(self._parts, max(1, min(self._prompt_readers, samples, slots // self._parts)))
         self._slots = self._spread(slots)
         free = deque(row for row, running in enumerate(self._slots) if running is None)
-        jobs, started, fresh, copies = list(self._waiting), [], [], []
+        jobs, started, fresh, copies, further = list(self._waiting), [], {}, [], []
         while free and self._waiting:
             job, row = self._waiting[0], free.popleft()
-            self._prompts.release(kept=job.id)
             place, new = self._prompts.seat(row * self._parts // slots, job.id, len(job.request.prompt_tokens))
             if new:
                 other = self._prompts.other(place)
                 if other is None:
-                    fresh.append((job.request.prompt_tokens, place))
+                    fresh[place] = job.request.prompt_tokens
                 else:
-                    copies.append((other, place))
+                    (further if other in fresh else copies).append((other, place))
             self._slots[row] = self._running(job, place)
             started.append(row)
             if not job.unstarted:
                 self._waiting.popleft()
         if started:
             self._device.make_room(self._room(jobs))
-            self._device.run_prompts(fresh)
+            # Before new prompts come, since a place that no slot reads may be both: copied from, and taken.
             self._device.copy_prompts(copies)
+            self._device.run_prompts([(prompt, place) for place, prompt in fresh.items()])
+            self._device.copy_prompts(further)
             self._device.start([_start(row, self._slots[row]) for row in started])
 
     def _running(self, job: Job, place: Place) -> _Running:
@@ -226,8 +227,11 @@ class Lane:
         wanted = sum(map(bool, self._slots)) + sum(job.unstarted for job in self._waiting)
         if wanted <= len(self._slots):
             return len(self._slots)
-        wanted = grown(wanted, len(self._slots))
-        return min(self._most_slots, -(-wanted // self._parts) * self._parts)
+        return min(self._most_slots, self._divided(grown(wanted, len(self._slots))))
+
+    def _divided(self, slots: int) -> int:
+        """The least number of slots, `slots` or more, that the mesh divides."""
+        return -(-slots // self._parts) * self._parts
 
     def _spread(self, slots: int) -> list[_Running | None]:
         """The slots and further free ones, behind those of each part of the mesh."""
@@ -239,7 +243,7 @@ class Lane:
         """The room that the prompts of these jobs need, and the first of their new tokens."""
         places = self._device.shape.places // self._parts
         if self._prompts.size > places:
-            # With a place to each slot there are enough: a place is read, or its request is the next to get a slot.
+            # With a place to each slot there are enough: one that no slot reads is free.
             enough = min(grown(self._prompts.size, places), len(self._slots) // self._parts)
             places = max(self._prompts.size, enough)
         return StateShape(

@@ -29,7 +29,9 @@ class Place:
 
 
 class PromptTable:
-    """Who has which place, in as many blocks as the slots have.
+    """Who has which place, in as many blocks as the slots have; a place that no slot reads is free for others.
+
+    The samples of a request are to be seated before those of the next one, which may take its places.
 
     Attributes:
       most_readers: Slots that continue a prompt from one place, at most; for more of them it has further places.
@@ -37,7 +39,7 @@ class PromptTable:
 
     def __init__(self, blocks: int, most_readers: int) -> None:
         self.most_readers = most_readers
-        self._blocks: list[list[Place | None]] = [[] for _ in range(blocks)]
+        self._blocks: list[list[Place]] = [[] for _ in range(blocks)]
 
     @property
     def size(self) -> int:
@@ -50,7 +52,7 @@ class PromptTable:
         place = next((at for at in self._of(request) if at.block == block and at.readers < self.most_readers), None)
         new = place is None
         if place is None:
-            number = places.index(None) if None in places else len(places)
+            number = next((at.number for at in places if not at.readers), len(places))
             place = Place(request=request, length=length, block=block, number=number)
             places[number : number + 1] = [place]
         place.readers += 1
@@ -61,12 +63,7 @@ class PromptTable:
         return next((at for at in self._of(place.request) if at is not place), None)
 
     def _of(self, request: int) -> Iterator[Place]:
-        return (at for places in self._blocks for at in places if at and at.request == request)
-
-    def release(self, kept: int) -> None:
-        """Free the places that no slot reads, but for those of the request `kept`."""
-        for places in self._blocks:
-            places[:] = [at if at and (at.readers or at.request == kept) else None for at in places]
+        return (at for places in self._blocks for at in places if at.request == request)
 
     def sharing(self, slots: Sequence[Place | None], size: int) -> Sharing:
         """Return who continues what, given each slot's place, with `size` places in each block."""

@@ -21,7 +21,6 @@ def test_however_slots_come_and_go_each_reads_its_own_prompt_and_no_place_serves
         for row in range(slots):
             if seats[row] is None and chance.random() < 0.8:
                 request, samples = waiting[0]
-                table.release(kept=request)
                 seats[row], _ = table.seat(row // 6, request, 10 + request)
                 assert seats[row].block == row // 6
                 waiting = [(request, samples - 1)] if samples > 1 else [(request + 1, chance.randrange(1, 9))]
@@ -42,10 +41,8 @@ def test_a_prompt_stays_while_its_request_waits_and_no_slot_reads_it():
     table = PromptTable(1, 2)
     place, new = table.seat(0, 7, 5)
     place.readers -= 1
-    table.release(kept=7)
     assert (new, table.seat(0, 7, 5)) == (True, (place, False))
     place.readers -= 1
-    table.release(kept=8)
     other, new = table.seat(0, 8, 5)
     assert (other.number, new) == (place.number, True)
 
