@@ -24,7 +24,7 @@ from aflow_jax.grpo.gradients import (
 )
 from aflow_jax.grpo.objective import LossSums, combine_sums, loss_metrics
 from aflow_jax.grpo.settings import LearnerSettings
-from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, place
+from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, data_parts, place
 from aflow_jax.qwen2.sharding import hold_adapter
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Learner:
                 batch,
                 self.microbatch_size,
                 mask_truncated=self.settings.mask_truncated,
-                multiple=1 if self.model.rules is None else self.model.rules.data,
+                multiple=data_parts(self.model.rules),
             )
             failed, result = _unless_out_of_memory(lambda parts=parts: self._attempt(parts, accumulate))
             if not (failed if self._agree is None else self._agree(failed)):
@@ -164,7 +164,7 @@ class Learner:
         return jax.block_until_ready(accumulate(parts)) if parts else None
 
     def _halve(self, rows: int) -> None:
-        if rows == (1 if self.model.rules is None else self.model.rules.data):
+        if rows == data_parts(self.model.rules):
             raise UserError(
                 "out of device memory with one sequence at a time: lower response_max_length or prompt_max_length, set "
                 "gradient_checkpointing: true, lower lora_rank, or set quantization to nf4"

@@ -87,7 +87,7 @@ class PolicyShape:
             return tree_bytes(state)
         caches = [(shape.slots, shape.room), (shape.places, shape.prompt_room)]
         held = sum(self._cache_bytes(rows * self.rules.data, length) for rows, length in caches)
-        return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=None))
+        return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=state.prompts.hidden))
 
     def _cache_bytes(self, rows: int, length: int) -> int:
         whole = jax.eval_shape(lambda: empty_cache(self.config, rows, length, self.model.dtype))

@@ -11,7 +11,7 @@ from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import Qwen2, init_random
 from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
-from aflow_jax.qwen2.sharding import ShardingRules, hold, hold_rows, make_mesh, place, planned_mesh
+from aflow_jax.qwen2.sharding import ShardingRules, data_parts, hold, hold_rows, make_mesh, place, planned_mesh
 from aflow_jax.qwen2.sizes import PUBLISHED_SIZES, published_shape
 from aflow_jax.qwen2.tokenizer import Tokenizer, load_tokenizer
 from aflow_jax.qwen2.weights import choose_dtype, load_pretrained, save_pretrained
@@ -32,6 +32,7 @@ __all__ = [
     "choose_dtype",
     "create_checkpoint",
     "cut_adapter",
+    "data_parts",
     "decode_step",
     "decode_tokens",
     "empty_cache",

@@ -15,7 +15,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.layers import LayerWeights, layer_forward, rms_norm, traced_once
 from aflow_jax.qwen2.layout import layer_of
 from aflow_jax.qwen2.matmul import output_matmul
-from aflow_jax.qwen2.sharding import ShardingRules, hold_rows
+from aflow_jax.qwen2.sharding import ShardingRules, data_parts, hold_rows
 
 
 @jax.tree_util.register_dataclass
@@ -81,7 +81,7 @@ def decode_tokens(
     Returns:
       The hidden states of the new tokens after the final norm, and the cache with their keys and values.
     """
-    config, blocks = weights.config, 1 if weights.rules is None else weights.rules.data
+    config, blocks = weights.config, data_parts(weights.rules)
     texts = positions[:, None] + jnp.arange(tokens.shape[1])
     places = texts if prompts is None else texts - prompts[1].row_lengths(blocks)[:, None]
     cosines, sines = rotary_angles(texts, config.head_dim, config.rope_theta)

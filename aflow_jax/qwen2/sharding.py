@@ -212,9 +212,15 @@ def hold_adapter(rules: ShardingRules | None, state: Any) -> Any:
     return state if rules is None else jax.lax.with_sharding_constraint(state, rules.adapter(state))
 
 
+def data_parts(rules: ShardingRules | None) -> int:
+    """Return how many parts rows are cut into where their number allows it: 1 without a mesh."""
+    return 1 if rules is None else rules.data
+
+
 def row_shards(rules: ShardingRules | None, rows: int) -> int:
     """Return how many parts so many rows are cut into."""
-    return 1 if rules is None or rows % rules.data else rules.data
+    parts = data_parts(rules)
+    return 1 if rows % parts else parts
 
 
 def interleave_rows(

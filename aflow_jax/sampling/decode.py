@@ -173,7 +173,7 @@ def _run_chunk(weights: DecodeWeights, state: SlotState, settings: DrawSettings,
 
 def _run(weights: DecodeWeights, state: SlotState, settings: DrawSettings, tokens: Int[Array, "B"]) -> SlotState:
     """Take the drawn tokens in."""
-    hidden, cache = decode_step(weights, tokens, state.positions, state.cache, (state.prompts, settings.sharing))
+    hidden, cache = decode_step(weights, tokens, state.positions, state.cache, (state.prompts.cache, settings.sharing))
     active = _goes_on(state, settings, tokens)
     return dataclasses.replace(
         state,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt32
 
-from aflow_jax.qwen2 import Adapter, Qwen2
+from aflow_jax.qwen2 import Adapter, Qwen2, data_parts
 from aflow_jax.sampling.decode import Chunk, DrawSettings, decode, decode_allowed, decode_weights
 from aflow_jax.sampling.lookup import decode_with_lookup
 from aflow_jax.sampling.prefill import Admission, copy, prefill, start, store
@@ -46,7 +46,7 @@ class DeviceSlots:
         self._adapter = adapter
         self._chunk_length = chunk_length
         self._drafted = drafted
-        self._blocks = 1 if model.rules is None else model.rules.data
+        self._blocks = data_parts(model.rules)
         self._weights = None
         self._state = None
 

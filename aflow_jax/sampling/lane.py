@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
-from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
+from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer, data_parts
 from aflow_jax.sampling.decode import Chunk, DrawSettings
 from aflow_jax.sampling.device_slots import DeviceSlots, Start
 from aflow_jax.sampling.filters import top_k_bound
@@ -97,7 +97,7 @@ class Lane:
         self._model = model
         self._tokenizer = tokenizer
         # Each device of the mesh's `data` axis has equally many.
-        self._parts = 1 if model.rules is None else model.rules.data
+        self._parts = data_parts(model.rules)
         self._most_slots = self._divided(options.slots)
         self._chunk_length = options.chunk_length
         self._constrained = constrained

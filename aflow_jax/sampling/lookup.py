@@ -115,7 +115,7 @@ def _run_draft(
     history = state.history.at[rows[:, 0], state.positions].set(first, mode="drop")
     draft = find_draft(history, state.positions + 1, drafted)
     run = jnp.concatenate([first[:, None], jnp.maximum(draft, 0)], axis=1)
-    hidden, cache = decode_tokens(weights, run, state.positions, state.cache, (state.prompts, settings.sharing))
+    hidden, cache = decode_tokens(weights, run, state.positions, state.cache, (state.prompts.cache, settings.sharing))
 
     def in_rows(values: Array) -> Array:
         return jnp.repeat(values, drafted, axis=0)

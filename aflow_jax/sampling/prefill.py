@@ -5,25 +5,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
-from aflow_jax.qwen2 import Adapter, KVCache, Qwen2, ShardingRules, hold, hold_cache
+from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, hold, hold_cache
 from aflow_jax.sampling.decode import LOOP_OPTIONS
-from aflow_jax.sampling.slot_state import SlotState, hold_slots
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prefix:
-    """Prompts that have been run.
-
-    Attributes:
-      hidden: State of each one's last token, which makes the logits of the first new one.
-      cache: Their keys and values, padded to a bucket.
-    """
-
-    hidden: Float[Array, "N D"]
-    cache: KVCache
+from aflow_jax.sampling.slot_state import Prefix, SlotState, hold_slots
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +52,7 @@ def store(state: SlotState, prefix: Prefix, places: Int[Array, "N"], rules: Shar
      1  q q q     2  c c · ·                  2  c c · ·
                   3  · · · ·                  3  p p · ·
     """
-    return _put(state, (prefix.cache, prefix.hidden), jnp.arange(len(places)), places, jnp.int32(len(places)), rules)
+    return _put(state, prefix, jnp.arange(len(places)), places, jnp.int32(len(places)), rules)
 
 
 @partial(jax.jit, static_argnames="rules", donate_argnames="state", compiler_options=LOOP_OPTIONS)
@@ -83,7 +69,7 @@ def copy(
 
 def _put(
     state: SlotState,
-    prompts: tuple[KVCache, Array] | None,
+    prompts: Prefix | None,
     sources: Int[Array, "M"],
     places: Int[Array, "M"],
     count: Int[Array, ""],
@@ -93,15 +79,14 @@ def _put(
 
     # A loop of in-place copies: a scatter would touch every place. One for all layers: before each turn of a loop a GPU
     # waits for the host.
-    def put(index: Int[Array, ""], held: tuple[KVCache, Array]) -> tuple[KVCache, Array]:
+    def put(index: Int[Array, ""], held: Prefix) -> Prefix:
         def put_in(old: Array, new: Array) -> Array:
             row = jax.lax.dynamic_index_in_dim(new, sources[index])
             return jax.lax.dynamic_update_slice(old, row, (places[index], *[0] * (old.ndim - 1)))
 
         return jax.tree.map(put_in, held, held if prompts is None else prompts)
 
-    held, hidden = jax.lax.fori_loop(0, count, put, (state.prompts, state.prompt_hidden))
-    return hold_slots(rules, dataclasses.replace(state, prompts=held, prompt_hidden=hidden))
+    return hold_slots(rules, dataclasses.replace(state, prompts=jax.lax.fori_loop(0, count, put, state.prompts)))
 
 
 @partial(jax.jit, static_argnames="rules", donate_argnames="state")
@@ -113,7 +98,7 @@ def start(state: SlotState, admission: Admission, rules: ShardingRules | None = 
 
     state = dataclasses.replace(
         state,
-        hidden=assign(state.hidden, state.prompt_hidden[admission.places]),
+        hidden=assign(state.hidden, state.prompts.hidden[admission.places]),
         positions=assign(state.positions, admission.lengths),
         produced=assign(state.produced, 0),
         active=assign(state.active, True),

@@ -13,13 +13,26 @@ from aflow_jax.qwen2 import KVCache, Qwen2, ShardingRules, empty_cache, hold, ho
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Prompts that have been run.
+
+    Attributes:
+      hidden: State of each one's last token, which makes the logits of the first new one.
+      cache: Their keys and values, padded.
+    """
+
+    hidden: Float[Array, "P D"]
+    cache: KVCache
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotState:
     """Where every slot stands.
 
     Attributes:
       cache: Keys and values of each slot's new tokens.
-      prompts: Keys and values of the prompts that slots continue, in P places.
-      prompt_hidden: State of each prompt's last token.
+      prompts: The prompts that slots continue, in P places.
       hidden: State of each slot's last token: logits are made of it when the next token is drawn.
       positions: Tokens of prompt and completion so far, so the place of the next one.
       produced: New tokens so far.
@@ -29,8 +42,7 @@ class SlotState:
     """
 
     cache: KVCache
-    prompts: KVCache
-    prompt_hidden: Float[Array, "P D"]
+    prompts: Prefix
     hidden: Float[Array, "B D"]
     positions: Int[Array, "B"]
     produced: Int[Array, "B"]
@@ -68,8 +80,10 @@ def empty_slots(model: Qwen2, shape: StateShape, *, with_history: bool = False) 
     integers = jnp.zeros(slots, jnp.int32)
     state = SlotState(
         cache=empty_cache(model.config, slots, shape.room, model.dtype),
-        prompts=empty_cache(model.config, shape.places, shape.prompt_room, model.dtype),
-        prompt_hidden=jnp.zeros((shape.places, width), model.dtype),
+        prompts=Prefix(
+            hidden=jnp.zeros((shape.places, width), model.dtype),
+            cache=empty_cache(model.config, shape.places, shape.prompt_room, model.dtype),
+        ),
         hidden=jnp.zeros((slots, width), model.dtype),
         positions=integers,
         produced=integers,
@@ -84,9 +98,13 @@ def hold_slots(rules: ShardingRules | None, state: SlotState) -> SlotState:
     """Inside a program: keep the slots where the rules say, each on the devices of its part of `data`."""
     if rules is None:
         return state
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    caches = {name: hold_cache(rules, fields.pop(name)) for name in ("cache", "prompts")}
-    return SlotState(**caches, **hold(rules, fields, lambda array: rules.rows(array.shape)))
+
+    def held(part: Array | KVCache) -> Array | KVCache:
+        if isinstance(part, KVCache):
+            return hold_cache(rules, part)
+        return hold(rules, part, lambda array: rules.rows(array.shape))
+
+    return jax.tree.map(held, state, is_leaf=lambda part: isinstance(part, KVCache))
 
 
 def resize(state: SlotState, before: StateShape, after: StateShape, blocks: int = 1) -> SlotState:
@@ -114,8 +132,9 @@ def resize(state: SlotState, before: StateShape, after: StateShape, blocks: int 
 
     return SlotState(
         cache=moved_cache(state.cache, slots, room),
-        prompts=moved_cache(state.prompts, places, prompt_room),
-        prompt_hidden=moved(state.prompt_hidden, places),
+        prompts=Prefix(
+            hidden=moved(state.prompts.hidden, places), cache=moved_cache(state.prompts.cache, places, prompt_room)
+        ),
         hidden=moved(state.hidden, slots),
         positions=moved(state.positions, slots),
         produced=moved(state.produced, slots),

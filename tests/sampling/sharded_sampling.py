@@ -51,7 +51,10 @@ def main() -> None:
     one, eight = completions(model, adapter), completions(wide, cut)
     gaps = [np.abs(np.subtract(own[1], other[1])).max() for own, other in zip(one, eight, strict=True)]
     found = {"tokens equal": [own[0] for own in one] == [other[0] for other in eight], "logprob gap": float(max(gaps))}
-    print(json.dumps(found | {"drawn": sum(len(own[0]) for own in one), "gathered": gathered(wide, cut)}))
+    found |= {"drawn": sum(len(own[0]) for own in one), "gathered": gathered(wide, cut)}
+    narrow = ShardingRules(make_mesh(2, 1, jax.devices()[:2]))
+    found["copied equal"] = taken_and_copied(model) == taken_and_copied(on_mesh(model, narrow))
+    print(json.dumps(found))
 
 
 def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[float]]]:
@@ -69,6 +72,24 @@ def completions(model: Qwen2, adapter: object) -> list[tuple[list[int], list[flo
             if progress.completion:
                 done[progress.request, progress.sample] = progress.completion
     return [(list(done[place].tokens), done[place].logprobs.tolist()) for place in sorted(done)]
+
+
+def taken_and_copied(model: Qwen2) -> list[list[int]]:
+    """Completions where a prompt's place is copied from, and taken by another prompt, in one round.
+
+    There is a slot to each of two devices. The first two completions end together; the second one's sibling gets the
+    first one's slot, and the third prompt the second one's.
+    """
+    scheduler = Engine(model, Spelled(), slots=2, prompt_max_length=64, chunk_length=4, prompt_readers=2).scheduler()
+    params = dataclasses.replace(PARAMS, stop_token_ids=())
+    for at, samples in enumerate((1, 2, 1)):
+        seeds = tuple((at, sample) for sample in range(samples))
+        scheduler.submit(Request(prompt_tokens=tuple(range(7 + at, 20 + 5 * at)), seeds=seeds), params)
+    done = {}
+    while not scheduler.idle:
+        for progress in scheduler.step():
+            done.setdefault((progress.request, progress.sample), []).extend(progress.tokens)
+    return [done[place] for place in sorted(done)]
 
 
 def gathered(model: Qwen2, adapter: object) -> int:
