@@ -34,6 +34,7 @@ PEER_LOST = 7
 
 _FAREWELL = b"farewell"
 _CONNECT_SECONDS = 120.0
+_LEAVING_SECONDS = 60.0
 
 
 class Processes:
@@ -145,8 +146,11 @@ class Group(Processes):
         self._lost: int | None = None
         self._leaving = self._stopping = False
         self._stop_later: BaseException | None = None
-        for process, connection in self._peers.items():
-            threading.Thread(target=self._listen, args=(process, connection), name="peer", daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=peer, name="peer", daemon=True) for peer in peers.items()
+        ]
+        for listener in self._listeners:
+            listener.start()
 
     async def share(self, work: Coroutine[Any, Any, Any]) -> list[Any]:
         message: dict[str, Any]
@@ -185,15 +189,22 @@ class Group(Processes):
             # Often what the device says of a lost process: then that is told, and this process ended, in the meantime.
             self._wait_for_loss()
         self._leaving = True
+        in_order = kind is None or self._stopping
+        if in_order and not self.is_first:
+            # While the first one is still there: the runtime aborts a process that cannot take its leave of it.
+            jax.distributed.shutdown()
         for connection in self._peers.values():
             try:
-                if kind is None or self._stopping:
+                if in_order:
                     connection.send_bytes(_FAREWELL)
                 else:
                     # Not closed, for that waits for the thread that listens on it.
                     _socket(connection).shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue  # that one has ended, too
+        if in_order and self.is_first:
+            for listener in self._listeners:
+                listener.join(_LEAVING_SECONDS)
 
     def _wait_for_loss(self) -> None:
         with self._changed:
