@@ -113,6 +113,7 @@ def test_a_broken_connection_is_a_lost_process_and_a_farewell_is_none(lost: list
     with first:
         pass
     here, there = Pipe()
+    there.send_bytes(b"farewell")
     with Group(0, 2, {1: here}):
         pass
     assert there.recv_bytes() == b"farewell"

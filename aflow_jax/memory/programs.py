@@ -20,6 +20,7 @@ from aflow_jax.qwen2 import (
     Qwen2Config,
     ShardingRules,
     Sharing,
+    data_parts,
     empty_cache,
     init_adapter,
     init_random,
@@ -70,7 +71,7 @@ class PolicyShape:
 
     def rows(self, count: int) -> int:
         """Of so many rows of a batch, or slots, those that a device has."""
-        return count if self.rules is None else -(-count // self.rules.data)
+        return -(-count // data_parts(self.rules))
 
     def model_bytes(self) -> int:
         """The base's bytes on a device."""
@@ -87,7 +88,8 @@ class PolicyShape:
             return tree_bytes(state)
         caches = [(shape.slots, shape.room), (shape.places, shape.prompt_room)]
         held = sum(self._cache_bytes(rows * self.rules.data, length) for rows, length in caches)
-        return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=state.prompts.hidden))
+        prompts = dataclasses.replace(state.prompts, cache=None)
+        return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=prompts))
 
     def _cache_bytes(self, rows: int, length: int) -> int:
         whole = jax.eval_shape(lambda: empty_cache(self.config, rows, length, self.model.dtype))

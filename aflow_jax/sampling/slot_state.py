@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from aflow_jax.qwen2 import KVCache, Qwen2, ShardingRules, empty_cache, hold, hold_cache
+from aflow_jax.qwen2 import KVCache, Qwen2, ShardingRules, empty_cache, hold_cache, hold_rows
 
 
 @jax.tree_util.register_dataclass
@@ -100,9 +100,7 @@ def hold_slots(rules: ShardingRules | None, state: SlotState) -> SlotState:
         return state
 
     def held(part: Array | KVCache) -> Array | KVCache:
-        if isinstance(part, KVCache):
-            return hold_cache(rules, part)
-        return hold(rules, part, lambda array: rules.rows(array.shape))
+        return hold_cache(rules, part) if isinstance(part, KVCache) else hold_rows(rules, part)
 
     return jax.tree.map(held, state, is_leaf=lambda part: isinstance(part, KVCache))
 
