@@ -25,7 +25,7 @@ from aflow_jax.memory.programs import (
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.sizes import bucket as engine_bucket
-from aflow_jax.sampling.sizes import grown, prefill_rows, slot_count
+from aflow_jax.sampling.sizes import grown, page_length, prefill_rows, prefix_room, slot_count
 from aflow_jax.sampling.slot_state import StateShape
 
 Terms = dict[str, int]
@@ -170,7 +170,8 @@ def _resident(policy: PolicyShape, settings: LearnerSettings) -> Terms:
 def _sampling(config: Config, policy: PolicyShape, prompts: int, samples: int) -> Terms:
     bound, part = top_k_bound(config.generation_config.top_k, policy.config.vocab_size), policy.part
     shape, readers = _fullest_slots(config, policy, prompts, samples)
-    prompt = prefill_layout(part, *_largest_prefill(shape.prompt_room, prompts))
+    rows, length = _largest_prefill(shape.prompt_room, prompts)
+    prompt = prefill_layout(part, rows, length, prefix_room(length, shape.page_length))
     decoding = decode_layout(part, shape, readers, bound)
     weights = {"decode weights": adapter_piece_bytes(part)}
     held = {"KV cache": policy.slot_bytes(shape) + prompt.outputs}
@@ -180,27 +181,29 @@ def _sampling(config: Config, policy: PolicyShape, prompts: int, samples: int) -
 
 
 def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: int) -> tuple[StateShape, int]:
-    """Return what a device's slots hold at most, and how many of them read a prompt's place."""
+    """Return what a device's slots hold at most, and how many of them read a prompt from one place."""
     together = min(config.sampling_slots, slot_count(prompts * samples))
     slots = policy.rows(together)
     readers = min(config.num_return_sequences_in_group, samples, slots)
     # A prompt of more samples than readers has further places.
-    wanted = prompts * -(-min(samples, slots) // readers)
-    if config.dynamic_sampling:
-        places = slots
-    elif prompts * samples <= together:
-        # All at once: a device's slots are full of prompts one after the other, the first and the last of them in part.
-        places = slot_count(min(wanted, slots // readers + 2))
-    else:
-        # Prompts come while the last samples of others go on, so that there may be one to each slot.
-        places = grown(wanted, 1)
+    places = prompts * -(-min(samples, slots) // readers)
     shape = StateShape(
         slots=slots,
         room=engine_bucket(config.max_new_tokens),
-        places=min(slots, places),
+        pages=0,
+        page_length=page_length(config.prompt_max_length, readers * policy.config.group_size),
         prompt_room=engine_bucket(config.prompt_max_length),
     )
-    return shape, readers
+    enough = slots * shape.prompt_pages
+    if config.dynamic_sampling:
+        pages = enough
+    elif prompts * samples <= together:
+        # All at once: a device's slots are full of prompts one after the other, the first and the last of them in part.
+        pages = slot_count(min(places, slots // readers + 2) * shape.prompt_pages)
+    else:
+        # Prompts come while the last samples of others go on, so that there may be one to each slot.
+        pages = grown(places * shape.prompt_pages, 1)
+    return dataclasses.replace(shape, pages=min(enough, pages)), readers
 
 
 def _largest_prefill(longest: int, prompts: int) -> tuple[int, int]:

@@ -86,7 +86,7 @@ class PolicyShape:
         state = slot_state(self.part, shape)
         if self.rules is None:
             return tree_bytes(state)
-        caches = [(shape.slots, shape.room), (shape.places, shape.prompt_room)]
+        caches = [(shape.slots, shape.room), (shape.pages, shape.page_length)]
         held = sum(self._cache_bytes(rows * self.rules.data, length) for rows, length in caches)
         prompts = dataclasses.replace(state.prompts, cache=None)
         return held + tree_bytes(dataclasses.replace(state, cache=None, prompts=prompts))
@@ -129,10 +129,10 @@ class PolicyShape:
 
 
 @functools.lru_cache(maxsize=256)
-def prefill_layout(policy: PolicyShape, rows: int, length: int) -> Layout:
-    """Lay out the run of prompts, `length` with their padding; the outputs are their keys and values."""
+def prefill_layout(policy: PolicyShape, rows: int, length: int, room: int) -> Layout:
+    """Lay out the run of prompts, `length` with their padding; the outputs are keys and values, with so much room."""
     tokens, lengths = Shape((rows, length), jnp.int32), Shape((rows,), jnp.int32)
-    return policy.laid_out(prefill, cut_model(policy), policy.adapter, tokens, lengths)
+    return policy.laid_out(prefill, cut_model(policy), policy.adapter, tokens, lengths, room=room)
 
 
 @functools.lru_cache(maxsize=256)
@@ -144,8 +144,8 @@ def decode_layout(policy: PolicyShape, shape: StateShape, readers: int, bound: i
 
 
 def draw_settings(shape: StateShape, readers: int) -> DrawSettings:
-    """Return how slots draw, and which of a prompt's places so many slots read, as shapes."""
-    slots, places = shape.slots, shape.places
+    """Return how slots draw, and which pages so many slots read, as shapes."""
+    slots, pages = shape.slots, shape.pages
     floats, integers = Shape((slots,), jnp.float32), Shape((slots,), jnp.int32)
     return DrawSettings(
         occupied=Shape((slots,), bool),
@@ -157,9 +157,10 @@ def draw_settings(shape: StateShape, readers: int) -> DrawSettings:
         stop_tokens=Shape((slots, MAX_STOP_TOKENS), jnp.int32),
         patience=_scalar(jnp.int32),
         sharing=Sharing(
-            lengths=Shape((places,), jnp.int32),
-            readers=Shape((places, readers), jnp.int32),
-            prompt=integers,
+            lengths=Shape((pages,), jnp.int32),
+            readers=Shape((pages, readers), jnp.int32),
+            pages=Shape((slots, shape.prompt_pages), jnp.int32),
+            prompt_lengths=integers,
             reader=integers,
         ),
     )

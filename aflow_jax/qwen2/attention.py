@@ -80,21 +80,21 @@ def cached_attention(
     keys: Float[Array, "B K h S"],
     values: Float[Array, "B K S h"],
     places: Int[Array, "B N"],
-    prompts: tuple[Float[Array, "P K h T"], Float[Array, "P K T h"], Sharing, int] | None = None,
+    prompts: tuple[Float[Array, "G K h T"], Float[Array, "G K T h"], Sharing, int] | None = None,
 ) -> Float[Array, "B N H h"]:
     """Attend from N new tokens of each row to the places of its cache up to each one's own, and to the row's prompt.
 
     The products read the cache in the order in which it lies: a cache `[B, S, K, h]` would be transposed whole, at
     every step (on CPU that made a decode step of a small model ten times slower).
 
-    A prompt is read once for all rows that continue it. Their attention to it and to their own places are put together
-    by the largest scores and the totals of both (Juravsky et al., 2024, arXiv:2402.05099, section 3.1).
+    A prompt is read once for all rows that continue it. Their attention to each of its pages and to their own places is
+    put together by the largest scores and the totals of each (Juravsky et al., 2024, arXiv:2402.05099, section 3.1).
 
     Args:
       query: Rotated.
       keys, values: Each row's own.
       places: Of each new token in its row's own cache.
-      prompts: Keys and values of shared prompts, who continues them, and in how many blocks (`Sharing`).
+      prompts: Keys and values of shared prompts in pages of T, who continues them, and in how many blocks (`Sharing`).
     """
     batch, count, _, width = query.shape
     # Heads of a group and new tokens alike are rows of one product with the group's keys.
@@ -103,7 +103,7 @@ def cached_attention(
     seen = jnp.arange(keys.shape[-1]) <= jnp.tile(places, rows.shape[2] // count)[:, None, :, None]
     attended = _attend(rows, keys, values, seen)
     if prompts is not None:
-        attended = _together(attended, _attend_prompts(rows, *prompts))
+        attended = _together(attended, *_attend_prompts(rows, *prompts))
     output = (attended.values / attended.total[..., None]).astype(query.dtype)
     return output.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(query.shape)
 
@@ -130,29 +130,36 @@ def _attend(
 
 def _attend_prompts(
     rows: Float[Array, "B K M h"],
-    keys: Float[Array, "P K h T"],
-    values: Float[Array, "P K T h"],
+    keys: Float[Array, "G K h T"],
+    values: Float[Array, "G K T h"],
     sharing: Sharing,
     blocks: int,
-) -> _Attended:
-    """Attend from each row to its prompt, all readers of a prompt in one product with it."""
-    prompts, readers = sharing.readers.shape
+) -> tuple[_Attended, Bool[Array, "B N"]]:
+    """Attend from each row to the pages of its prompt, all readers of a page in one product with it.
+
+    Returns:
+      What each row has of each of N pages, and which of them are its prompt's.
+    """
+    pages, readers = sharing.readers.shape
     _, heads, count, width = rows.shape
-    together = sharing.to_prompts(rows, blocks).transpose(0, 2, 1, 3, 4).reshape(prompts, heads, -1, width)
+    together = sharing.to_pages(rows, blocks).transpose(0, 2, 1, 3, 4).reshape(pages, heads, -1, width)
     seen = jnp.arange(keys.shape[-1]) < sharing.lengths[:, None, None, None]
 
-    def back(values: Float[Array, "P K RM ..."]) -> Float[Array, "B K M ..."]:
-        apart = values.reshape(prompts, heads, readers, count, *values.shape[3:])
+    def back(values: Float[Array, "G K RM ..."]) -> Float[Array, "B N K M ..."]:
+        apart = values.reshape(pages, heads, readers, count, *values.shape[3:])
         return sharing.to_rows(jnp.moveaxis(apart, 2, 1), blocks)
 
-    return _Attended(*map(back, _attend(together, keys, values, seen)))
+    starts = jnp.arange(sharing.pages.shape[1]) * keys.shape[-1]
+    return _Attended(*map(back, _attend(together, keys, values, seen))), starts < sharing.prompt_lengths[:, None]
 
 
-def _together(one: _Attended, other: _Attended) -> _Attended:
-    largest = jnp.maximum(one.largest, other.largest)
-    first, second = jnp.exp(one.largest - largest), jnp.exp(other.largest - largest)
+def _together(own: _Attended, pages: _Attended, has: Bool[Array, "B N"]) -> _Attended:
+    """Put a row's attention to its own places and to each of its prompt's pages (a second axis) together."""
+    scores = jnp.where(has[..., None, None], pages.largest, jnp.finfo(jnp.float32).min)
+    largest = jnp.maximum(own.largest, scores.max(axis=1))
+    mine, theirs = jnp.exp(own.largest - largest), jnp.exp(scores - largest[:, None])
     return _Attended(
-        first[..., None] * one.values + second[..., None] * other.values,
-        first * one.total + second * other.total,
+        mine[..., None] * own.values + (theirs[..., None] * pages.values).sum(axis=1),
+        mine * own.total + (theirs * pages.total).sum(axis=1),
         largest,
     )

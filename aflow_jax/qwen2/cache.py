@@ -51,39 +51,37 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """Which rows continue which prompts: each prompt is held once, and read once a step for all of its rows.
+    """Which rows continue which prompts: each prompt is held once, in pages, and read once a step for all of its rows.
 
-        prompts   0: a a a ·      rows   0: x x · ·   after prompt 0, as its reader 0       readers   0: 0 2
-                  1: b b b b             1: y · · ·   after prompt 1, as its reader 0                 1: 1 ·
-                                         2: z z z ·   after prompt 0, as its reader 1
+        pages   0: a a a a      rows   0: x x · ·   after pages 0 1, as their reader 0      readers   0: 0 2
+                1: a a · ·             1: y · · ·   after page 2,    as its reader 0                  1: 0 2
+                2: b b b ·             2: z z z ·   after pages 0 1, as their reader 1                2: 1 ·
 
-    On a mesh each part of `data` has a block of the rows and a block of the prompts. Rows continue prompts of their own
+    On a mesh each part of `data` has a block of the rows and a block of the pages. Rows continue prompts of their own
     block and all numbers count from the block's start, so that no device asks another one.
 
     Attributes:
-      lengths: Tokens of each prompt; 0 where the place is free.
-      readers: Rows that continue each prompt; any row where fewer do.
-      prompt: The prompt that each row continues.
+      lengths: Tokens in each page; 0 where it is free.
+      readers: Rows that continue each page's prompt; any row where fewer do.
+      pages: The pages of the prompt that each row continues, in order; any page where it has fewer.
+      prompt_lengths: Tokens of that prompt.
       reader: Each row's place among its prompt's readers.
     """
 
-    lengths: Int[Array, "P"]
-    readers: Int[Array, "P R"]
-    prompt: Int[Array, "B"]
+    lengths: Int[Array, "G"]
+    readers: Int[Array, "G R"]
+    pages: Int[Array, "B N"]
+    prompt_lengths: Int[Array, "B"]
     reader: Int[Array, "B"]
 
-    def row_lengths(self, blocks: int) -> Int[Array, "B"]:
-        """Return the length of each row's prompt."""
-        return _take(self.lengths, self.prompt, blocks)
-
-    def to_prompts(self, rows: Shaped[Array, "B ..."], blocks: int) -> Shaped[Array, "P R ..."]:
-        """Bring values of rows to the prompts that they continue."""
+    def to_pages(self, rows: Shaped[Array, "B ..."], blocks: int) -> Shaped[Array, "G R ..."]:
+        """Bring values of rows to the pages that they read."""
         return _take(rows, self.readers, blocks)
 
-    def to_rows(self, values: Shaped[Array, "P R ..."], blocks: int) -> Shaped[Array, "B ..."]:
-        """Bring values of prompts' readers back to the rows."""
+    def to_rows(self, values: Shaped[Array, "G R ..."], blocks: int) -> Shaped[Array, "B N ..."]:
+        """Bring values of pages' readers back to the rows."""
         flat = values.reshape(-1, *values.shape[2:])
-        return _take(flat, self.prompt * values.shape[1] + self.reader, blocks)
+        return _take(flat, self.pages * values.shape[1] + self.reader[:, None], blocks)
 
 
 def _take(values: Shaped[Array, "V ..."], places: Int[Array, "N ..."], blocks: int) -> Shaped[Array, "N ..."]:

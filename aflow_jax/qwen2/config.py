@@ -39,6 +39,11 @@ class Qwen2Config:
     tie_word_embeddings: bool = False
     max_position_embeddings: int = 32768
 
+    @property
+    def group_size(self) -> int:
+        """Query heads that read each key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Qwen2Config":
         """Read `folder/config.json`; raise UserError where it is missing, unreadable or unsupported."""

@@ -76,14 +76,15 @@ def decode_tokens(
       positions: The place of the first of them in its row's text, at least 0; earlier places are filled. What comes to
         lie past the end of the cache is dropped, and the states at and after it mean nothing.
       cache: Keys and values so far.
-      prompts: Prompts that rows continue, which the cache then does not hold: it begins with the token after them.
+      prompts: Pages of the prompts that rows continue, which the cache then does not hold: it begins with the token
+        after them.
 
     Returns:
       The hidden states of the new tokens after the final norm, and the cache with their keys and values.
     """
     config, blocks = weights.config, data_parts(weights.rules)
     texts = positions[:, None] + jnp.arange(tokens.shape[1])
-    places = texts if prompts is None else texts - prompts[1].row_lengths(blocks)[:, None]
+    places = texts if prompts is None else texts - prompts[1].prompt_lengths[:, None]
     cosines, sines = rotary_angles(texts, config.head_dim, config.rope_theta)
     residual = hold_rows(weights.rules, weights.embedding[tokens].astype(jnp.float32))
     rows = jnp.arange(tokens.shape[0])[:, None]

@@ -10,9 +10,9 @@ from jaxtyping import UInt32
 from aflow_jax.qwen2 import Adapter, Qwen2, data_parts
 from aflow_jax.sampling.decode import Chunk, DrawSettings, decode, decode_allowed, decode_weights
 from aflow_jax.sampling.lookup import decode_with_lookup
-from aflow_jax.sampling.prefill import Admission, copy, prefill, start, store
+from aflow_jax.sampling.prefill import Admission, Moves, copy, prefill, start, store
 from aflow_jax.sampling.prompts import Place
-from aflow_jax.sampling.sizes import bucket, prefill_rows
+from aflow_jax.sampling.sizes import bucket, prefill_rows, prefix_room
 from aflow_jax.sampling.slot_state import StateShape, empty_slots, resize
 from aflow_jax.sampling.types import MAX_SEEDS
 
@@ -41,7 +41,7 @@ class DeviceSlots:
           chunk_length: Tokens of a chunk.
           drafted: Tokens that prompt lookup drafts for each pass.
         """
-        self.shape = StateShape(slots=0, room=0, places=0, prompt_room=0)
+        self.shape = StateShape(slots=0, room=0, pages=0, page_length=0, prompt_room=0)
         self._model = model
         self._adapter = adapter
         self._chunk_length = chunk_length
@@ -62,11 +62,13 @@ class DeviceSlots:
             self._state = resize(self._state, before, self.shape, self._blocks)
 
     def run_prompts(self, prompts: Sequence[tuple[tuple[int, ...], Place]]) -> None:
-        """Run prompts, those of one padded length together, and put them in their places."""
+        """Run prompts, those of one padded length together, and cut them into their pages."""
         by_length = defaultdict(list)
         for prompt, place in prompts:
             by_length[bucket(len(prompt))].append((prompt, place))
+        page_length = self.shape.page_length
         for length, rest in by_length.items():
+            room, pages = prefix_room(length, page_length), -(-length // page_length)
             while rest:
                 count = prefill_rows(length, len(rest))
                 together, rest = rest[:count], rest[count:]
@@ -74,25 +76,31 @@ class DeviceSlots:
                 for row, (prompt, _) in enumerate(together):
                     tokens[row, : len(prompt)] = prompt
                 lengths = np.asarray([len(prompt) for prompt, _ in together], np.int32)
-                places = np.asarray([self._number(place) for _, place in together], np.int32)
-                prefix = prefill(self._model, self._adapter, tokens, lengths)
-                self._state = store(self._state, prefix, places, rules=self._model.rules)
+                prefix = prefill(self._model, self._adapter, tokens, lengths, room=room)
+                moves = [
+                    (row, at * page_length, page)
+                    for row, (_, place) in enumerate(together)
+                    for at, page in enumerate(self._numbers(place))
+                ]
+                self._state = store(self._state, prefix, _moves(moves, count * pages), rules=self._model.rules)
 
     def copy_prompts(self, pairs: Sequence[tuple[Place, Place]]) -> None:
-        """Copy prompts from places to further ones."""
+        """Copy prompts from their pages to further ones, in this order."""
         if not pairs:
             return
-        numbers = np.zeros((2, self.shape.slots), np.int32)
-        numbers[:, : len(pairs)] = [[self._number(at) for at in places] for places in zip(*pairs, strict=True)]
-        count = np.int32(len(pairs))
-        self._state = copy(self._state, numbers[0], numbers[1], count, rules=self._model.rules)
+        moves = [
+            (source, 0, page)
+            for one, other in pairs
+            for source, page in zip(self._numbers(one), self._numbers(other), strict=True)
+        ]
+        self._state = copy(self._state, _moves(moves, self.shape.pages), rules=self._model.rules)
 
     def start(self, starts: Sequence[Start]) -> None:
-        """Start completions of prompts that have their places."""
+        """Start completions of prompts that have their pages."""
         slots, width = self.shape.slots, self.shape.prompt_room + self.shape.room
         admission = Admission(
             rows=np.full(slots, slots, np.int32),
-            places=np.zeros(slots, np.int32),
+            pages=np.zeros(slots, np.int32),
             lengths=np.zeros(slots, np.int32),
             seeds=np.zeros((slots, MAX_SEEDS), np.uint32),
             seed_counts=np.zeros(slots, np.int32),
@@ -100,7 +108,7 @@ class DeviceSlots:
         )
         for at, new in enumerate(starts):
             admission.rows[at] = new.row
-            admission.places[at] = self._number(new.place)
+            admission.pages[at] = self._numbers(new.place)[0]
             admission.lengths[at] = new.place.length
             admission.seeds[at, : len(new.seeds)] = new.seeds
             admission.seed_counts[at] = len(new.seeds)
@@ -121,5 +129,13 @@ class DeviceSlots:
             self._state, chunk = decode(*arguments, chunk_length=self._chunk_length, bound=bound)
         return chunk
 
-    def _number(self, place: Place) -> int:
-        return place.block * (self.shape.places // self._blocks) + place.number
+    def _numbers(self, place: Place) -> list[int]:
+        """The pages of a place among those of all blocks."""
+        return [place.block * (self.shape.pages // self._blocks) + page for page in place.pages]
+
+
+def _moves(moves: Sequence[tuple[int, int, int]], most: int) -> Moves:
+    """Return so many moves, each given by its source, where to begin in it, and the page to fill."""
+    padded = np.zeros((3, most), np.int32)
+    padded[:, : len(moves)] = np.transpose(moves)
+    return Moves(count=np.int32(len(moves)), sources=padded[0], starts=padded[1], pages=padded[2])

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
+from aflow_jax.sampling.lane import PageCounts
 from aflow_jax.sampling.scheduler import Scheduler
 from aflow_jax.sampling.types import Completion, EngineOptions, Request, SamplingParams
 
@@ -27,10 +28,11 @@ class Engine:
         self.tokenizer = tokenizer
         self.options = EngineOptions(**options)
         self.truncated_prompts = 0
+        self._page_counts: PageCounts = {}
 
     def scheduler(self) -> Scheduler:
         """Return a new scheduler on this engine's model, for requests that come at any time."""
-        return Scheduler(self.model, self.tokenizer, self.options)
+        return Scheduler(self.model, self.tokenizer, self.options, self._page_counts)
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, adapter: Adapter | None = None

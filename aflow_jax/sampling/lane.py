@@ -4,7 +4,7 @@ requests ──► waiting ──prefill, once for each prompt──► slots �
                 ▲                                         │
                 └──────── a slot that ended is free ◄─────┘
 
-A prompt's keys and values lie in a place that all its slots read (`prompts`), and a slot holds its new tokens only.
+A prompt's keys and values lie in pages that all its slots read (`prompts`), and a slot holds its new tokens only.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from aflow_jax.sampling.decode import Chunk, DrawSettings
 from aflow_jax.sampling.device_slots import DeviceSlots, Start
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prompts import Place, PromptTable
-from aflow_jax.sampling.sizes import bucket, grown
+from aflow_jax.sampling.sizes import bucket, grown, page_length
 from aflow_jax.sampling.slot_state import StateShape
 from aflow_jax.sampling.text import TextStream
 from aflow_jax.sampling.types import (
@@ -34,6 +34,10 @@ from aflow_jax.sampling.types import (
 
 # Room for new tokens in a fresh cache: most completions end within it, and the others lengthen the cache.
 FIRST_ROOM = 256
+
+PageCounts = dict[StateShape, int]
+"""The pages that lanes came to have, for each shape without them and without room for new tokens. A lane begins with as
+many, so that the programs of a shape are soon compiled: how many pages it needs depends on its very prompts."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -86,6 +90,7 @@ class Lane:
         tokenizer: Tokenizer,
         adapter: Adapter | None,
         options: EngineOptions,
+        page_counts: PageCounts,
         *,
         constrained: bool,
     ) -> None:
@@ -106,6 +111,7 @@ class Lane:
         self._slots: list[_Running | None] = []
         self._prompt_readers = options.prompt_readers
         self._prompts: PromptTable | None = None
+        self._page_counts = page_counts
         self._device = DeviceSlots(model, adapter, options.chunk_length, 0 if constrained else options.drafted)
         self._in_flight: Chunk | None = None
 
@@ -185,8 +191,7 @@ class Lane:
             return
         slots = self._wanted_slots()
         if self._prompts is None:
-            samples = max(job.unstarted for job in self._waiting)
-            self._prompts = PromptTable(self._parts, max(1, min(self._prompt_readers, samples, slots // self._parts)))
+            self._prompts = self._prompt_table(slots)
         self._slots = self._spread(slots)
         free = deque(row for row, running in enumerate(self._slots) if running is None)
         jobs, started, fresh, copies, further = list(self._waiting), [], {}, [], []
@@ -205,11 +210,18 @@ class Lane:
                 self._waiting.popleft()
         if started:
             self._device.make_room(self._room(jobs))
-            # Before new prompts come, since a place that no slot reads may be both: copied from, and taken.
+            # Before new prompts come, since a page that no slot reads may be both: copied from, and taken.
             self._device.copy_prompts(copies)
             self._device.run_prompts([(prompt, place) for place, prompt in fresh.items()])
             self._device.copy_prompts(further)
             self._device.start([_start(row, self._slots[row]) for row in started])
+
+    def _prompt_table(self, slots: int) -> PromptTable:
+        """Return the table for prompts like those that wait now."""
+        samples = max(job.unstarted for job in self._waiting)
+        readers = max(1, min(self._prompt_readers, samples, slots // self._parts))
+        longest = max(len(job.request.prompt_tokens) for job in self._waiting)
+        return PromptTable(self._parts, page_length(longest, readers * self._model.config.group_size), readers)
 
     def _running(self, job: Job, place: Place) -> _Running:
         """Return the next of a job's completions."""
@@ -241,17 +253,22 @@ class Lane:
 
     def _room(self, jobs: list[Job]) -> StateShape:
         """The room that the prompts of these jobs need, and the first of their new tokens."""
-        places = self._device.shape.places // self._parts
-        if self._prompts.size > places:
-            # With a place to each slot there are enough: one that no slot reads is free.
-            enough = min(grown(self._prompts.size, places), len(self._slots) // self._parts)
-            places = max(self._prompts.size, enough)
-        return StateShape(
+        before = self._device.shape
+        wanted = StateShape(
             slots=len(self._slots),
             room=bucket(max(min(job.params.max_new_tokens, FIRST_ROOM) for job in jobs)),
-            places=places * self._parts,
-            prompt_room=bucket(max(len(job.request.prompt_tokens) for job in jobs)),
+            pages=before.pages,
+            page_length=self._prompts.page_length,
+            prompt_room=max(before.prompt_room, bucket(max(len(job.request.prompt_tokens) for job in jobs))),
         )
+        kind = dataclasses.replace(wanted, room=0, pages=0)
+        pages = max(before.pages, self._page_counts.get(kind, 0)) // self._parts
+        if self._prompts.size > pages:
+            # With the longest prompt's pages to each slot there are enough: those that no slot reads are free.
+            enough = min(grown(self._prompts.size, pages), len(self._slots) // self._parts * wanted.prompt_pages)
+            pages = max(self._prompts.size, enough)
+        self._page_counts[kind] = pages * self._parts
+        return dataclasses.replace(wanted, pages=pages * self._parts)
 
     def _decode(self) -> Chunk:
         """Start the next chunk on the device."""
@@ -273,7 +290,7 @@ class Lane:
         return min(len(running.tokens) + self._chunk_length, running.job.params.max_new_tokens)
 
     def _draw_settings(self) -> DrawSettings:
-        slots = len(self._slots)
+        slots, shape = len(self._slots), self._device.shape
         settings = DrawSettings(
             occupied=np.zeros(slots, bool),
             temperature=np.zeros(slots, np.float32),
@@ -285,7 +302,7 @@ class Lane:
             # Coming back costs about as much as an eighth of the slots idling for a few steps.
             patience=np.int32(max(1, slots // 8) if self._waiting else slots),
             sharing=self._prompts.sharing(
-                [running and running.place for running in self._slots], self._device.shape.places // self._parts
+                [running and running.place for running in self._slots], shape.pages // self._parts, shape.prompt_pages
             ),
         )
         for row, running in enumerate(self._slots):

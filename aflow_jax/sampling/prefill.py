@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
-from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, hold, hold_cache
+from aflow_jax.qwen2 import Adapter, KVCache, Qwen2, ShardingRules, hold, hold_cache
 from aflow_jax.sampling.decode import LOOP_OPTIONS
 from aflow_jax.sampling.slot_state import Prefix, SlotState, hold_slots
 
@@ -19,7 +19,7 @@ class Admission:
 
     Attributes:
       rows: Their slots; out of range where there are no more.
-      places: The places of their prompts.
+      pages: A page of each one's prompt.
       lengths: Tokens of their prompts.
       seeds: Integers of each one's noise, padded.
       seed_counts: How many of them are real.
@@ -27,78 +27,98 @@ class Admission:
     """
 
     rows: Int[Array, "B"]
-    places: Int[Array, "B"]
+    pages: Int[Array, "B"]
     lengths: Int[Array, "B"]
     seeds: UInt32[Array, "B M"]
     seed_counts: Int[Array, "B"]
     history: Int[Array, "B S"] | None = None
 
 
-@jax.jit
-def prefill(model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "N T"], lengths: Int[Array, "N"]) -> Prefix:
-    """Run prompts, right-padded to a bucket."""
-    hidden, cache = model.prefill(tokens, lengths, adapter, cache_length=tokens.shape[1])
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moves:
+    """Pages to fill, padded so that one program serves many counts.
+
+    Attributes:
+      count: How many of them are real.
+      sources: The prompt, or page, that each is filled from.
+      starts: Where in it to begin.
+      pages: The pages to fill.
+    """
+
+    count: Int[Array, ""]
+    sources: Int[Array, "M"]
+    starts: Int[Array, "M"]
+    pages: Int[Array, "M"]
+
+
+@partial(jax.jit, static_argnames="room")
+def prefill(
+    model: Qwen2, adapter: Adapter | None, tokens: Int[Array, "N T"], lengths: Int[Array, "N"], room: int
+) -> Prefix:
+    """Run prompts, right-padded to a bucket; their cache has room for so many tokens."""
+    hidden, cache = model.prefill(tokens, lengths, adapter, cache_length=room)
     hidden = hold(model.rules, hidden, lambda _: model.rules.everywhere())
     return Prefix(hidden=hidden, cache=hold_cache(model.rules, cache))
 
 
 @partial(jax.jit, static_argnames="rules", donate_argnames="state", compiler_options=LOOP_OPTIONS)
-def store(state: SlotState, prefix: Prefix, places: Int[Array, "N"], rules: ShardingRules | None = None) -> SlotState:
-    """Put prompts in their places; `state` is donated.
+def store(state: SlotState, prefix: Prefix, moves: Moves, rules: ShardingRules | None = None) -> SlotState:
+    """Cut prompts into pages; `state` is donated.
 
-                 prompts                     prompts
-    prefix        0  a a a ·                  0  a a a ·
-     0  p p ·     1  · · · ·  → places 3 1 →  1  q q q ·
-     1  q q q     2  c c · ·                  2  c c · ·
-                  3  · · · ·                  3  p p · ·
+                      pages                                      pages
+    prefix             0  a a                                     0  a a
+     0  p p p ·        1  · ·  → sources 0 0 1, starts 0 2 0, →   1  p ·
+     1  q q · ·        2  · ·    pages 3 1 4                      2  · ·
+                       3  c c                                     3  p p
+                       4  · ·                                     4  q q
     """
-    return _put(state, prefix, jnp.arange(len(places)), places, jnp.int32(len(places)), rules)
+    return _put(state, prefix, moves, rules)
 
 
 @partial(jax.jit, static_argnames="rules", donate_argnames="state", compiler_options=LOOP_OPTIONS)
-def copy(
-    state: SlotState,
-    sources: Int[Array, "B"],
-    places: Int[Array, "B"],
-    count: Int[Array, ""],
-    rules: ShardingRules | None = None,
-) -> SlotState:
-    """Copy the first `count` prompts of `sources` to further places; `state` is donated."""
-    return _put(state, None, sources, places, count, rules)
+def copy(state: SlotState, moves: Moves, rules: ShardingRules | None = None) -> SlotState:
+    """Copy pages to further ones; `state` is donated."""
+    return _put(state, None, moves, rules)
 
 
-def _put(
-    state: SlotState,
-    prompts: Prefix | None,
-    sources: Int[Array, "M"],
-    places: Int[Array, "M"],
-    count: Int[Array, ""],
-    rules: ShardingRules | None,
-) -> SlotState:
-    """Put prompts, or the slots' own ones, in places."""
+def _put(state: SlotState, prompts: Prefix | None, moves: Moves, rules: ShardingRules | None) -> SlotState:
+    """Fill pages from prompts, or from the slots' own pages."""
 
-    # A loop of in-place copies: a scatter would touch every place. One for all layers: before each turn of a loop a GPU
+    # A loop of in-place copies: a scatter would touch every page. One for all layers: before each turn of a loop a GPU
     # waits for the host.
     def put(index: Int[Array, ""], held: Prefix) -> Prefix:
-        def put_in(old: Array, new: Array) -> Array:
-            row = jax.lax.dynamic_index_in_dim(new, sources[index])
-            return jax.lax.dynamic_update_slice(old, row, (places[index], *[0] * (old.ndim - 1)))
+        source, start, page = moves.sources[index], moves.starts[index], moves.pages[index]
 
-        return jax.tree.map(put_in, held, held if prompts is None else prompts)
+        def put_in(old: Array, new: Array, axis: int | None = None) -> Array:
+            begin = [start if at == axis else 0 for at in range(1, old.ndim)]
+            size = tuple(map(min, old.shape[1:], new.shape[1:]))
+            piece = jax.lax.dynamic_slice(new, (source, *begin), (1, *size))
+            return jax.lax.dynamic_update_slice(old, piece, (page, *[0] * (old.ndim - 1)))
 
-    return hold_slots(rules, dataclasses.replace(state, prompts=jax.lax.fori_loop(0, count, put, state.prompts)))
+        given = held if prompts is None else prompts
+        return Prefix(
+            hidden=put_in(held.hidden, given.hidden),
+            cache=KVCache(
+                keys=tuple(put_in(*pair, 3) for pair in zip(held.cache.keys, given.cache.keys, strict=True)),
+                values=tuple(put_in(*pair, 2) for pair in zip(held.cache.values, given.cache.values, strict=True)),
+            ),
+        )
+
+    filled = jax.lax.fori_loop(0, moves.count, put, state.prompts)
+    return hold_slots(rules, dataclasses.replace(state, prompts=filled))
 
 
 @partial(jax.jit, static_argnames="rules", donate_argnames="state")
 def start(state: SlotState, admission: Admission, rules: ShardingRules | None = None) -> SlotState:
-    """Start completions of prompts that have their places; `state` is donated."""
+    """Start completions of prompts that have their pages; `state` is donated."""
 
     def assign(values: Array, new: Array | int | bool) -> Array:
         return values.at[admission.rows].set(new, mode="drop")
 
     state = dataclasses.replace(
         state,
-        hidden=assign(state.hidden, state.prompts.hidden[admission.places]),
+        hidden=assign(state.hidden, state.prompts.hidden[admission.pages]),
         positions=assign(state.positions, admission.lengths),
         produced=assign(state.produced, 0),
         active=assign(state.active, True),

@@ -7,7 +7,7 @@ import dataclasses
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.lane import Job, Lane
+from aflow_jax.sampling.lane import Job, Lane, PageCounts
 from aflow_jax.sampling.types import EngineOptions, Progress, Request, SamplingParams
 
 
@@ -27,12 +27,13 @@ class Scheduler:
       passes: How often completions went through the model for them: fewer times where drafts were right.
     """
 
-    def __init__(self, model: Qwen2, tokenizer: Tokenizer, options: EngineOptions) -> None:
-        """Make a scheduler; nothing is compiled or allocated before the first step."""
+    def __init__(self, model: Qwen2, tokenizer: Tokenizer, options: EngineOptions, page_counts: PageCounts) -> None:
+        """Make a scheduler, which keeps the engine's page counts; nothing is allocated before the first step."""
         self.truncated_prompts = 0
         self._model = model
         self._tokenizer = tokenizer
         self._options = options
+        self._page_counts = page_counts
         self.tokens = self.passes = 0
         self._next_id = 0
         # By identity of the adapter, which the lane keeps alive, and whether there is a constraint; in the order of
@@ -115,6 +116,7 @@ class Scheduler:
                 self._tokenizer,
                 adapter,
                 self._options,
+                self._page_counts,
                 constrained=constrained,
             )
         return self._lanes[key]

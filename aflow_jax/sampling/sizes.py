@@ -25,6 +25,24 @@ def grown(wanted: int, before: int) -> int:
     return 1 << (wanted - 1).bit_length() if before else slot_count(wanted)
 
 
+PAGE_TOKENS = 32
+"""Tokens of a prompt's page for each query that reads a key in it, at least: what a page gives its readers, to be put
+together with what the other pages give, is then little beside its keys and values."""
+
+
+def page_length(longest: int, queries: int) -> int:
+    """Tokens of a page of prompts up to a length, given how many queries read each of their keys."""
+    length = bucket(longest)
+    while length >= 2 * PAGE_TOKENS * queries:
+        length //= 2
+    return length
+
+
+def prefix_room(length: int, page: int) -> int:
+    """Room in which prompts of a padded length are run: whole pages, where one is not enough."""
+    return length if length <= page else -(-length // page) * page
+
+
 PREFILL_TOKENS = 2048
 """Tokens of prompts that are run together, padding included, where one prompt is not more: enough to be bound by
 arithmetic and not by reading the weights, and little memory beside them."""

@@ -14,14 +14,14 @@ from aflow_jax.qwen2 import KVCache, Qwen2, ShardingRules, empty_cache, hold_cac
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """Prompts that have been run.
+    """Prompts that have been run, whole or in pages.
 
     Attributes:
-      hidden: State of each one's last token, which makes the logits of the first new one.
+      hidden: State of each one's last token, which makes the logits of the first new one; each of its pages has it.
       cache: Their keys and values, padded.
     """
 
-    hidden: Float[Array, "P D"]
+    hidden: Float[Array, "G D"]
     cache: KVCache
 
 
@@ -32,7 +32,7 @@ class SlotState:
 
     Attributes:
       cache: Keys and values of each slot's new tokens.
-      prompts: The prompts that slots continue, in P places.
+      prompts: The prompts that slots continue, in G pages.
       hidden: State of each slot's last token: logits are made of it when the next token is drawn.
       positions: Tokens of prompt and completion so far, so the place of the next one.
       produced: New tokens so far.
@@ -58,19 +58,26 @@ class StateShape:
     Attributes:
       slots: B.
       room: New tokens of a slot.
-      places: P, prompts.
+      pages: G, of prompts.
+      page_length: Tokens of a page.
       prompt_room: Tokens of a prompt.
     """
 
     slots: int
     room: int
-    places: int
+    pages: int
+    page_length: int
     prompt_room: int
+
+    @property
+    def prompt_pages(self) -> int:
+        """Pages of a prompt, at most."""
+        return -(-self.prompt_room // self.page_length)
 
     @property
     def cache_tokens(self) -> int:
         """Tokens that there is room for."""
-        return self.slots * self.room + self.places * self.prompt_room
+        return self.slots * self.room + self.pages * self.page_length
 
 
 @partial(jax.jit, static_argnames=("shape", "with_history"))
@@ -81,8 +88,8 @@ def empty_slots(model: Qwen2, shape: StateShape, *, with_history: bool = False) 
     state = SlotState(
         cache=empty_cache(model.config, slots, shape.room, model.dtype),
         prompts=Prefix(
-            hidden=jnp.zeros((shape.places, width), model.dtype),
-            cache=empty_cache(model.config, shape.places, shape.prompt_room, model.dtype),
+            hidden=jnp.zeros((shape.pages, width), model.dtype),
+            cache=empty_cache(model.config, shape.pages, shape.page_length, model.dtype),
         ),
         hidden=jnp.zeros((slots, width), model.dtype),
         positions=integers,
@@ -106,11 +113,11 @@ def hold_slots(rules: ShardingRules | None, state: SlotState) -> SlotState:
 
 
 def resize(state: SlotState, before: StateShape, after: StateShape, blocks: int = 1) -> SlotState:
-    """The same slots and prompts with more room, and further free ones behind those of each block (`Sharing`).
+    """The same slots and pages, the slots with more room, and further free ones behind those of each block (`Sharing`).
 
     `state` is given up.
     """
-    slots, places = after.slots - before.slots, after.places - before.places
+    slots, pages = after.slots - before.slots, after.pages - before.pages
     room, prompt_room = after.room - before.room, after.prompt_room - before.prompt_room
 
     def moved(values: Array, rows: int, axis: int | None = None, room: int = 0) -> Array:
@@ -130,9 +137,7 @@ def resize(state: SlotState, before: StateShape, after: StateShape, blocks: int 
 
     return SlotState(
         cache=moved_cache(state.cache, slots, room),
-        prompts=Prefix(
-            hidden=moved(state.prompts.hidden, places), cache=moved_cache(state.prompts.cache, places, prompt_room)
-        ),
+        prompts=Prefix(hidden=moved(state.prompts.hidden, pages), cache=moved_cache(state.prompts.cache, pages, 0)),
         hidden=moved(state.hidden, slots),
         positions=moved(state.positions, slots),
         produced=moved(state.produced, slots),

@@ -148,13 +148,13 @@ def test_the_learners_step_takes_what_xla_says(remat, targets, dropout, rows, le
 def test_a_prompts_run_takes_what_xla_says(dtype, cut):
     model, adapter = policy(dtype, "q_proj,v_proj")
     model = jax.eval_shape(held_cut, model) if cut else model
-    assert_as_xla_says(prefill, model, adapter, Shape((2, 768), jnp.int32), Shape((2,), jnp.int32))
+    assert_as_xla_says(prefill, model, adapter, Shape((2, 768), jnp.int32), Shape((2,), jnp.int32), room=768)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_decoding_takes_what_xla_says(dtype):
     model, adapter = policy(dtype, "q_proj,v_proj")
-    shape = StateShape(slots=8, room=1024, places=2, prompt_room=512)
+    shape = StateShape(slots=8, room=1024, pages=2, page_length=512, prompt_room=512)
     weights = jax.eval_shape(lambda model, adapter: model.unstacked(adapter), model, adapter)
     state = jax.eval_shape(lambda model: empty_slots(model, shape), model)
     settings = draw_settings(shape, readers=4)

@@ -44,16 +44,22 @@ def test_prefill_then_decoding_equals_the_full_forward_pass(name, with_adapter, 
 def test_rows_that_share_a_prompt_are_decoded_as_if_each_had_its_own(name, count, tmp_path):
     model = make_model(SHAPES[name].config(), tmp_path)
     random = np.random.default_rng(0)
-    lengths, prompt_of = np.array([6, 4, 0], np.int32), np.array([1, 0, 1, 1])
-    prompts = random.integers(0, VOCABULARY, (3, 6)).astype(np.int32)
+    lengths, prompt_of = np.array([6, 4], np.int32), np.array([1, 0, 1, 1])
+    prompts = random.integers(0, VOCABULARY, (2, 6)).astype(np.int32)
     new = random.integers(0, VOCABULARY, (4, 6)).astype(np.int32)
+    _, whole = model.prefill(prompts, lengths, cache_length=6)
+    # Pages of 4 tokens: the first prompt is in pages 3 and 0, the second one in page 2, and page 1 is free.
+    held = KVCache(
+        keys=tuple(pages(at.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1) for at in whole.keys),
+        values=tuple(pages(at.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for at in whole.values),
+    )
     sharing = Sharing(
-        lengths=lengths,
-        readers=np.array([[1, 0, 0], [3, 0, 2], [0, 0, 0]], np.int32),
-        prompt=prompt_of.astype(np.int32),
+        lengths=np.array([2, 0, 4, 4], np.int32),
+        readers=np.array([[1, 0, 0], [0, 0, 0], [3, 0, 2], [1, 0, 0]], np.int32),
+        pages=np.array([[2, 1], [3, 0], [2, 0], [2, 3]], np.int32),
+        prompt_lengths=lengths[prompt_of],
         reader=np.array([1, 0, 2, 0], np.int32),
     )
-    _, held = model.prefill(prompts, np.maximum(lengths, 1), cache_length=8)
     cache = empty_cache(model.config, batch=4, length=8, dtype=model.dtype)
     weights, run = model.unstacked(None), jax.jit(decode_tokens)
     for at in range(0, 6, count):
@@ -65,10 +71,20 @@ def test_rows_that_share_a_prompt_are_decoded_as_if_each_had_its_own(name, count
             np.testing.assert_allclose(weights.unembed(hidden[row]), expected, atol=2e-5, rtol=1e-4)
 
 
+def pages(of_prompts):
+    """Cut [2, 6, ...] as the test above has it; a free page holds anything finite."""
+    first, second = np.asarray(of_prompts)
+    cut = np.full((4, 4, *first.shape[1:]), 1e3, first.dtype)
+    cut[3], cut[0, :2], cut[2] = first[:4], first[4:], second[:4]
+    return cut
+
+
 def test_a_row_that_sees_nothing_is_finite(tmp_path):
     model = make_model(SHAPES["heads 4 over 4, tied"].config(), tmp_path)
     nothing = np.zeros(1, np.int32)
-    sharing = Sharing(lengths=nothing, readers=nothing[None], prompt=nothing, reader=nothing)
+    sharing = Sharing(
+        lengths=nothing, readers=nothing[None], pages=nothing[None], prompt_lengths=nothing, reader=nothing
+    )
     held, cache = (empty_cache(model.config, batch=1, length=4, dtype=model.dtype) for _ in range(2))
     hidden, _ = decode_step(model.unstacked(None), nothing, nothing - 1, cache, (held, sharing))
     assert np.isfinite(hidden).all()
@@ -83,7 +99,7 @@ def test_attention_to_a_long_prompt_does_not_overflow_float16():
         jnp.full((1, 1, places, width), 60, jnp.float16),
     )
     one = np.zeros(1, np.int32)
-    sharing = Sharing(lengths=one + places, readers=one[None], prompt=one, reader=one)
+    sharing = Sharing(lengths=one + places, readers=one[None], pages=one[None], prompt_lengths=one + places, reader=one)
     attended = cached_attention(query, keys, values, one[None], (held_keys, held_values, sharing, 1))
     np.testing.assert_allclose(attended, 60, rtol=1e-3)
 

@@ -15,7 +15,7 @@ from aflow_jax.qwen2 import Qwen2, Qwen2Config, ShardingRules, Sharing, init_ada
 from aflow_jax.sampling import Engine, Request, SamplingParams
 from aflow_jax.sampling.decode import decode, decode_weights
 from aflow_jax.sampling.filters import top_k_bound
-from aflow_jax.sampling.prefill import prefill, store
+from aflow_jax.sampling.prefill import Moves, prefill, store
 from aflow_jax.sampling.slot_state import StateShape, empty_slots
 
 CONFIG = Qwen2Config(
@@ -94,18 +94,25 @@ def taken_and_copied(model: Qwen2) -> list[list[int]]:
 
 def gathered(model: Qwen2, adapter: object) -> int:
     """The most numbers that one all-gather of the decode loop, or of taking in a prompt, brings together."""
-    shape = StateShape(slots=8, room=256, places=8, prompt_room=256)
+    shape = StateShape(slots=8, room=256, pages=8, page_length=256, prompt_room=256)
     state = empty_slots(model, shape)
     weights = decode_weights(model, adapter)
     settings = jax.tree.map(lambda at: np.ones(at.shape, at.dtype), draw_settings(shape, readers=2))
-    place = np.zeros(8, np.int32)
-    sharing = Sharing(lengths=place + 9, readers=np.zeros((8, 2), np.int32), prompt=place, reader=place)
+    zeros = np.zeros(8, np.int32)
+    sharing = Sharing(
+        lengths=zeros + 9,
+        readers=np.zeros((8, 2), np.int32),
+        pages=zeros[:, None],
+        prompt_lengths=zeros + 9,
+        reader=zeros,
+    )
     settings = dataclasses.replace(settings, sharing=sharing)
     tokens, rows = np.zeros((2, 64), np.int32), np.asarray([1, 6], np.int32)
-    prefix = prefill(model, adapter, tokens, rows)
+    prefix = prefill(model, adapter, tokens, rows, room=64)
+    moves = Moves(count=np.int32(2), sources=np.arange(2, dtype=np.int32), starts=0 * rows, pages=rows)
     programs = [
         decode.lower(weights, state, settings, chunk_length=4, bound=top_k_bound(0, CONFIG.vocab_size)),
-        store.lower(state, prefix, rows, rules=model.rules),
+        store.lower(state, prefix, moves, rules=model.rules),
     ]
     texts = [program.compile().as_text() for program in programs]
     shapes = [shape for text in texts for shape in re.findall(r"\w+\[([\d,]+)\][^=]* all-gather\(", text)]

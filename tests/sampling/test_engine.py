@@ -12,7 +12,7 @@ import pytest
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import token_logprobs
 from aflow_jax.qwen2 import load_pretrained
-from aflow_jax.sampling import Engine, Request, SamplingParams, device_slots
+from aflow_jax.sampling import Engine, Request, SamplingParams, device_slots, sizes
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0.0, stop_token_ids=())
 CHUNK = 5
@@ -201,7 +201,8 @@ def test_completions_leave_the_moment_they_end_and_others_take_their_slots(model
 
 def test_nothing_compiles_after_warm_up(model, tokenizer, adapter, prompts):
     engine = make_engine(model, tokenizer)
-    list(engine.generate(make_requests(prompts[:5]), SamplingParams(max_new_tokens=20), adapter))
+    # The longest prompt, in all slots: each of them has its place.
+    list(engine.generate(make_requests(prompts[:5], 5), SamplingParams(max_new_tokens=20), adapter))
     compiled = []
 
     def listen(event, duration, **_):
@@ -251,23 +252,26 @@ def test_a_prompt_is_run_once_for_all_its_samples(model, tokenizer, adapter, pro
     runs = []
     prefill = device_slots.prefill
 
-    def counted(model, adapter, tokens, lengths):
+    def counted(model, adapter, tokens, lengths, room):
         runs.extend(lengths.tolist())
-        return prefill(model, adapter, tokens, lengths)
+        return prefill(model, adapter, tokens, lengths, room)
 
     monkeypatch.setattr(device_slots, "prefill", counted)
     completions = list(make_engine(model, tokenizer).generate(make_requests(prompts[:3], 7), GREEDY, adapter))
     assert (len(completions), sorted(runs)) == (21, sorted(map(len, prompts[:3])))
 
 
-@pytest.mark.parametrize("prompt_readers", [2, 5])
-def test_completions_are_the_same_however_many_read_one_prompt(model, tokenizer, adapter, prompts, prompt_readers):
+@pytest.mark.parametrize(("prompt_readers", "page_tokens"), [(2, 64), (5, 64), (2, 2), (1, 4)])
+def test_completions_are_the_same_however_prompts_are_held(
+    model, tokenizer, adapter, prompts, prompt_readers, page_tokens, monkeypatch
+):
     params = SamplingParams(max_new_tokens=30, temperature=1.2, stop_token_ids=tuple(range(0, 256, 32)))
     requests = [
         Request(prompt_tokens=prompts[at], seeds=tuple((at, sample) for sample in range(samples)))
         for at, samples in enumerate([7, 1, 5, 2, 4])
     ]
     alone = by_place(make_engine(model, tokenizer, slots=6).generate(requests, params, adapter))
+    monkeypatch.setattr(sizes, "PAGE_TOKENS", page_tokens)
     engine = make_engine(model, tokenizer, slots=6, prompt_readers=prompt_readers)
     shared = by_place(engine.generate(requests, params, adapter))
     assert len(shared) == 19
@@ -277,17 +281,32 @@ def test_completions_are_the_same_however_many_read_one_prompt(model, tokenizer,
 
 
 def test_a_prompt_takes_the_room_of_one_for_all_its_samples(model, tokenizer, adapter):
-    scheduler = make_engine(model, tokenizer, slots=16, prompt_readers=8).scheduler()
-    params = SamplingParams(max_new_tokens=64, temperature=0.0, stop_token_ids=())
-    for at in range(2):
-        seeds = tuple((sample,) for sample in range(8))
-        scheduler.submit(Request(prompt_tokens=(at + 1,) * 128, seeds=seeds), params, adapter)
-    allocated = needed = 0
+    engine = make_engine(model, tokenizer, slots=16, prompt_readers=8)
+    allocated, needed = most_cache_tokens(engine, [128, 128], 8, adapter)
+    assert needed == 2 * 128 + 16 * 64
+    assert allocated <= 1.05 * needed
+
+
+def test_a_short_prompt_takes_less_room_than_a_long_one(model, tokenizer, adapter):
+    engine = make_engine(model, tokenizer, slots=16)
+    lengths = [120, *range(8, 128, 8)]
+    allocated, needed = most_cache_tokens(engine, lengths, 1, adapter)
+    assert needed == sum(lengths) + 16 * 64
+    pages = sum(-(-length // 64) for length in lengths)
+    assert allocated <= 16 * 64 + 1.25 * pages * 64
+
+
+def most_cache_tokens(engine, lengths, samples, adapter):
+    """The tokens that there was room for, and those needed, when most were."""
+    scheduler, params = engine.scheduler(), SamplingParams(max_new_tokens=64, temperature=0.0, stop_token_ids=())
+    for at, length in enumerate(lengths):
+        seeds = tuple((sample,) for sample in range(samples))
+        scheduler.submit(Request(prompt_tokens=(at + 1,) * length, seeds=seeds), params, adapter)
+    most = (0, 0)
     while not scheduler.idle:
         scheduler.step()
-        allocated, needed = max((allocated, needed), scheduler.cache_tokens, key=lambda tokens: tokens[1])
-    assert allocated <= 1.05 * needed
-    assert needed == 2 * 128 + 16 * 64
+        most = max(most, scheduler.cache_tokens, key=lambda tokens: tokens[1])
+    return most
 
 
 def test_closing_frees_all_that_the_call_holds(model, tokenizer, adapter, prompts):
