@@ -100,6 +100,9 @@ def cached_attention(
     # Heads of a group and new tokens alike are rows of one product with the group's keys.
     grouped = query.astype(keys.dtype).reshape(batch, count, keys.shape[1], -1, width).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, keys.shape[1], -1, width)
+    if prompts is not None:
+        # Else XLA:CPU rotates the queries again for each page that reads them.
+        rows = jax.lax.optimization_barrier(rows)
     seen = jnp.arange(keys.shape[-1]) <= jnp.tile(places, rows.shape[2] // count)[:, None, :, None]
     attended = _attend(rows, keys, values, seen)
     if prompts is not None:
