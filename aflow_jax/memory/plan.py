@@ -187,12 +187,13 @@ def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: i
     readers = min(config.num_return_sequences_in_group, samples, slots)
     # A prompt of more samples than readers has further places.
     places = prompts * -(-min(samples, slots) // readers)
+    longest, queries = config.prompt_max_length, readers * policy.config.group_size
     shape = StateShape(
         slots=slots,
         room=engine_bucket(config.max_new_tokens),
         pages=0,
-        page_length=page_length(config.prompt_max_length, readers * policy.config.group_size),
-        prompt_room=engine_bucket(config.prompt_max_length),
+        page_length=page_length(longest, queries, longest),
+        prompt_room=engine_bucket(longest),
     )
     enough = slots * shape.prompt_pages
     if config.dynamic_sampling:

@@ -15,22 +15,26 @@ from aflow_jax.qwen2.precision import matmul_precision
 def rotary_angles(
     positions: Int[Array, "..."], head_dim: int, theta: float
 ) -> tuple[Float[Array, "... h"], Float[Array, "... h"]]:
-    """Return cosines and sines, float32, of the angles of each position (Su et al., 2021, arXiv:2104.09864, eq. 15)."""
+    """Return what turns a head's numbers at each position (Su et al., 2021, arXiv:2104.09864, eq. 34), float32.
+
+    Returns:
+      The cosine of each number's angle, and the sine, which is negative in the head's first half.
+    """
     frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    cosines, sines = jnp.cos(angles), jnp.sin(angles)
+    # Put together, and so kept: what is made number by number XLA:CPU makes again in every layer.
+    return jnp.concatenate([cosines, cosines], axis=-1), jnp.concatenate([-sines, sines], axis=-1)
 
 
 def rotate(
-    heads: Float[Array, "B T N H"], cosines: Float[Array, "#B T h"], sines: Float[Array, "#B T h"]
-) -> Float[Array, "B T N H"]:
-    """Rotate each head by its position's angles; the pairs are (i, i + H/2), as in the published weights."""
-    cosines = jnp.concatenate([cosines, cosines], axis=-1)[:, :, None, :]
-    sines = jnp.concatenate([-sines, sines], axis=-1)[:, :, None, :]
-    # Whole heads are multiplied, and not halves of them put together after it: XLA:CPU makes better loops of it.
+    heads: Float[Array, "B T N h"], cosines: Float[Array, "#B T h"], sines: Float[Array, "#B T h"]
+) -> Float[Array, "B T N h"]:
+    """Rotate each head by `rotary_angles`; the pairs are (i, i + h/2), as in the published weights."""
     wide = heads.astype(jnp.float32)
-    rotated = wide * cosines + jnp.roll(wide, heads.shape[-1] // 2, axis=-1) * sines
-    return rotated.astype(heads.dtype)
+    first, second = jnp.split(wide, 2, axis=-1)
+    swapped = jnp.concatenate([second, first], axis=-1)
+    return (wide * cosines[:, :, None] + swapped * sines[:, :, None]).astype(heads.dtype)
 
 
 def causal_attention(
@@ -102,9 +106,6 @@ def cached_attention(
     # Heads of a group and new tokens alike are rows of one product with the group's keys.
     grouped = query.astype(keys.dtype).reshape(batch, count, keys.shape[1], -1, width).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, keys.shape[1], -1, width)
-    if prompts is not None:
-        # Else XLA:CPU rotates the queries again for each page that reads them.
-        rows = jax.lax.optimization_barrier(rows)
     seen = jnp.arange(keys.shape[-1]) <= jnp.tile(places, rows.shape[2] // count)[:, None, :, None]
     attended = _attend(rows, keys, values, seen)
     if prompts is not None:

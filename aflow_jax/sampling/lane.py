@@ -16,21 +16,14 @@ from jaxtyping import UInt32
 
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer, data_parts
 from aflow_jax.sampling.decode import Chunk, DrawSettings
-from aflow_jax.sampling.device_slots import DeviceSlots, Start
+from aflow_jax.sampling.device_slots import DeviceSlots
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prompts import Place, PromptTable
+from aflow_jax.sampling.running import Job, Running
 from aflow_jax.sampling.sizes import bucket, grown, page_length
 from aflow_jax.sampling.slot_state import StateShape
 from aflow_jax.sampling.text import TextStream
-from aflow_jax.sampling.types import (
-    MAX_STOP_TOKENS,
-    Completion,
-    EngineOptions,
-    Progress,
-    Request,
-    SamplingParams,
-    TokenMatcher,
-)
+from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions, Progress
 
 # Room for new tokens in a fresh cache: most completions end within it, and the others lengthen the cache.
 FIRST_ROOM = 256
@@ -38,42 +31,6 @@ FIRST_ROOM = 256
 PageCounts = dict[StateShape, int]
 """The pages that lanes came to have, for each shape without them and without room for new tokens. A lane begins with as
 many, so that the programs of a shape are soon compiled: how many pages it needs depends on its very prompts."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Job:
-    """A request on its way.
-
-    Attributes:
-      id: The request's id.
-      stop_tokens: Tokens that end its completions.
-      started: Completions that got a slot so far.
-    """
-
-    id: int
-    request: Request
-    params: SamplingParams
-    stop_tokens: tuple[int, ...]
-    started: int = 0
-
-    @property
-    def unstarted(self) -> int:
-        return len(self.request.seeds) - self.started
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Running:
-    """A completion in a slot; `reported` tokens of it have been handed on."""
-
-    job: Job
-    sample: int
-    place: Place
-    stream: TextStream
-    matcher: TokenMatcher | None
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logprobs: list[float] = dataclasses.field(default_factory=list)
-    reported: int = 0
-    ended: bool = False
 
 
 class Lane:
@@ -108,8 +65,9 @@ class Lane:
         self._constrained = constrained
         self.tokens = self.passes = 0
         self._waiting: deque[Job] = deque()
-        self._slots: list[_Running | None] = []
+        self._slots: list[Running | None] = []
         self._prompt_readers = options.prompt_readers
+        self._prompt_max_length = options.prompt_max_length
         self._prompts: PromptTable | None = None
         self._page_counts = page_counts
         self._device = DeviceSlots(model, adapter, options.chunk_length, 0 if constrained else options.drafted)
@@ -127,7 +85,9 @@ class Lane:
         """
         running = [running for running in self._slots if running]
         prompts = {at.job.id: len(at.job.request.prompt_tokens) for at in running}
-        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(map(self._reach, running))
+        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(
+            at.reach(self._chunk_length) for at in running
+        )
 
     def add(self, job: Job) -> None:
         """Queue a request."""
@@ -147,7 +107,7 @@ class Lane:
         The device works on the next chunk while the caller handles what this one brought. A constrained lane's chunks
         have one token, so it takes in as many of them as make a turn, or fewer where a completion ends.
         """
-        advanced: dict[int, _Running] = {}
+        advanced: dict[int, Running] = {}
         for _ in range(self._chunk_length if self._constrained else 1):
             advanced |= {id(running): running for running in self._collect()}
             self._admit()
@@ -155,9 +115,9 @@ class Lane:
                 self._in_flight = self._decode()
             if any(running.ended for running in advanced.values()) or self.idle:
                 break
-        return [self._progress(running) for running in advanced.values()]
+        return [running.report() for running in advanced.values()]
 
-    def _collect(self) -> list[_Running]:
+    def _collect(self) -> list[Running]:
         """Wait for the chunk in flight, give each slot its tokens, and empty the slots that ended."""
         if self._in_flight is None:
             return []
@@ -170,18 +130,13 @@ class Lane:
             if running is None:
                 continue
             count = int((tokens[:, row] >= 0).sum())
-            count = running.stream.push(tokens[:count, row].tolist())
-            running.tokens.extend(tokens[:count, row].tolist())
-            running.logprobs.extend(logprobs[:count, row].tolist())
-            for token in tokens[:count, row].tolist() if running.matcher else ():
-                running.matcher.accept(token)
+            running.take(tokens[:count, row].tolist(), logprobs[:count, row].tolist(), goes_on=bool(active[row]))
             advanced.append(running)
-            if running.stream.stopped or not active[row]:
-                running.ended = True
+            if running.ended:
                 self._empty(row, running)
         return advanced
 
-    def _empty(self, row: int, running: _Running) -> None:
+    def _empty(self, row: int, running: Running) -> None:
         running.place.readers -= 1
         self._slots[row] = None
 
@@ -214,19 +169,20 @@ class Lane:
             self._device.copy_prompts(copies)
             self._device.run_prompts([(prompt, place) for place, prompt in fresh.items()])
             self._device.copy_prompts(further)
-            self._device.start([_start(row, self._slots[row]) for row in started])
+            self._device.start([self._slots[row].start(row) for row in started])
 
     def _prompt_table(self, slots: int) -> PromptTable:
         """Return the table for prompts like those that wait now."""
         samples = max(job.unstarted for job in self._waiting)
         readers = max(1, min(self._prompt_readers, samples, slots // self._parts))
         longest = max(len(job.request.prompt_tokens) for job in self._waiting)
-        return PromptTable(self._parts, page_length(longest, readers * self._model.config.group_size), readers)
+        queries = readers * self._model.config.group_size
+        return PromptTable(self._parts, page_length(longest, queries, self._prompt_max_length), readers)
 
-    def _running(self, job: Job, place: Place) -> _Running:
+    def _running(self, job: Job, place: Place) -> Running:
         """Return the next of a job's completions."""
         job.started += 1
-        return _Running(
+        return Running(
             job=job,
             sample=job.started - 1,
             place=place,
@@ -245,7 +201,7 @@ class Lane:
         """The least number of slots, `slots` or more, that the mesh divides."""
         return -(-slots // self._parts) * self._parts
 
-    def _spread(self, slots: int) -> list[_Running | None]:
+    def _spread(self, slots: int) -> list[Running | None]:
         """The slots and further free ones, behind those of each part of the mesh."""
         before, after = len(self._slots) // self._parts, slots // self._parts
         parts = [self._slots[part * before : (part + 1) * before] for part in range(self._parts)]
@@ -274,7 +230,7 @@ class Lane:
         """Start the next chunk on the device."""
         running = [running for running in self._slots if running]
         # No slot may pass the cache's end within the chunk.
-        room = bucket(max(self._reach(at) for at in running))
+        room = bucket(max(at.reach(self._chunk_length) for at in running))
         self._device.make_room(dataclasses.replace(self._device.shape, room=room))
         bound = top_k_bound(max(at.job.params.top_k for at in running), self._model.config.vocab_size)
         return self._device.decode(self._draw_settings(), self._allowed() if self._constrained else None, bound)
@@ -284,10 +240,6 @@ class Lane:
         words = -(-self._model.config.vocab_size // 32)
         everything = np.full(words, 0xFFFFFFFF, np.uint32)
         return np.stack([running.matcher.mask() if running else everything for running in self._slots])
-
-    def _reach(self, running: _Running) -> int:
-        """New tokens in the slot's cache after the next chunk, at most."""
-        return min(len(running.tokens) + self._chunk_length, running.job.params.max_new_tokens)
 
     def _draw_settings(self) -> DrawSettings:
         slots, shape = len(self._slots), self._device.shape
@@ -317,34 +269,3 @@ class Lane:
             settings.limits[row] = params.max_new_tokens
             settings.stop_tokens[row, : len(stop_tokens)] = stop_tokens
         return settings
-
-    def _progress(self, running: _Running) -> Progress:
-        text = running.stream.take(ended=running.ended)
-        new = slice(running.reported, len(running.tokens))
-        running.reported = len(running.tokens)
-        return Progress(
-            request=running.job.id,
-            sample=running.sample,
-            tokens=tuple(running.tokens[new]),
-            logprobs=np.asarray(running.logprobs[new], np.float32),
-            text=text,
-            completion=_completion(running) if running.ended else None,
-        )
-
-
-def _completion(running: _Running) -> Completion:
-    stopped = running.stream.stopped or running.tokens[-1] in running.job.stop_tokens
-    return Completion(
-        prompt_tokens=running.job.request.prompt_tokens,
-        tokens=tuple(running.tokens),
-        logprobs=np.asarray(running.logprobs, np.float32),
-        finish_reason="stop" if stopped else "length",
-        text=running.stream.text,
-        request=running.job.id,
-        sample=running.sample,
-    )
-
-
-def _start(row: int, running: _Running) -> Start:
-    request = running.job.request
-    return Start(row=row, place=running.place, seeds=request.seeds[running.sample], prompt=request.prompt_tokens)

@@ -7,7 +7,8 @@ import dataclasses
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import Adapter, Qwen2, Tokenizer
-from aflow_jax.sampling.lane import Job, Lane, PageCounts
+from aflow_jax.sampling.lane import Lane, PageCounts
+from aflow_jax.sampling.running import Job
 from aflow_jax.sampling.types import EngineOptions, Progress, Request, SamplingParams
 
 

@@ -30,12 +30,22 @@ PAGE_TOKENS = 32
 together with what the other pages give, is then little beside its keys and values."""
 
 
-def page_length(longest: int, queries: int) -> int:
-    """Tokens of a page of prompts up to a length, given how many queries read each of their keys."""
+MOST_PAGES = 64
+"""Pages of the longest prompt: what all of a prompt's pages give is there at once."""
+
+
+def page_length(longest: int, queries: int, most: int) -> int:
+    """Tokens of a page, given how many queries read each key in it.
+
+    Args:
+      longest: Tokens of the longest prompt at hand, of which a page is not longer without need.
+      queries: The prompt's readers times the heads of a group.
+      most: Tokens of the longest prompt that may come.
+    """
     length = bucket(longest)
     while length >= 2 * PAGE_TOKENS * queries:
         length //= 2
-    return length
+    return max(length, bucket(most) // MOST_PAGES)
 
 
 def prefix_room(length: int, page: int) -> int:

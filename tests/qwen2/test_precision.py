@@ -189,10 +189,12 @@ def test_a_bfloat16_base_stays_near_float32(unplanted):
 
 def test_angles_of_far_positions_are_exact_to_float32():
     positions = np.array([[0, 1, 8191, 32767]])
-    cosines, _ = rotary_angles(jnp.asarray(positions), 128, 1e6)
-    frequencies = 1e6 ** -(np.arange(0, 128, 2) / 128)
+    cosines, sines = rotary_angles(jnp.asarray(positions), 128, 1e6)
+    angles = positions[..., None] * np.tile(1e6 ** -(np.arange(0, 128, 2) / 128), 2)
+    signs = np.repeat([-1, 1], 64)
     # A float32 angle near 32,767 radians is 0.002 off at most; one in bfloat16 would be 128 off.
-    np.testing.assert_allclose(cosines, np.cos(positions[..., None] * frequencies), atol=4e-3)
+    np.testing.assert_allclose(cosines, np.cos(angles), atol=4e-3)
+    np.testing.assert_allclose(sines, signs * np.sin(angles), atol=4e-3)
 
 
 @pytest.mark.parametrize(
