@@ -9,6 +9,7 @@ limit.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -142,7 +143,9 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            # A request that its worker did not live to read goes nowhere.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def _line(self, seconds: float) -> bytes:
         assert self._process.stdout is not None

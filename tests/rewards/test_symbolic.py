@@ -91,6 +91,7 @@ def test_a_worker_that_dies_is_replaced() -> None:
     assert pool.compare("x", "x").equal
     (worker,) = workers() - before
     os.kill(worker, signal.SIGKILL)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     with pytest.raises(SymbolicUnavailable):
         pool.compare("x", "x")
     assert pool.compare("x", "x").equal
