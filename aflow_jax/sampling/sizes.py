@@ -30,7 +30,7 @@ PAGE_TOKENS = 32
 together with what the other pages give, is then little beside its keys and values."""
 
 
-MOST_PAGES = 64
+MOST_PAGES = 256
 """Pages of the longest prompt: what all of a prompt's pages give is there at once."""
 
 

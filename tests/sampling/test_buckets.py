@@ -36,7 +36,7 @@ def test_a_page_is_as_short_as_its_queries_let_it_be():
             assert page <= bucket(longest)
             assert page == bucket(longest) or PAGE_TOKENS * queries <= page < 2 * PAGE_TOKENS * queries
             assert bucket(longest) % page == 0
-    assert page_length(20, 7, 32768) == 512, "a prompt of 32,768 tokens would be in too many pages"
+    assert page_length(20, 7, 32768) == 128, "a prompt of 32,768 tokens would be in too many pages"
 
 
 def test_a_prefix_is_of_whole_pages_where_it_is_longer_than_one():
