@@ -28,6 +28,9 @@ from benchmarking import JsonProcess, Worker, alternate, cores, jax_rate, machin
 
 Prompts = list[list[int]]
 
+# Tokens of the shortest and the longest prompt of the ragged load.
+RAGGED = 16, 512
+
 
 class PlainTokenizer:
     """What the engine asks of a tokenizer, without text: the peers make none either."""
@@ -41,7 +44,7 @@ class PlainTokenizer:
 class Ours:
     """This project's engine."""
 
-    def __init__(self, config: Any, folder: str | None, dtype: str, slots: int, samples: int) -> None:
+    def __init__(self, config: Any, folder: str | None, dtype: str, slots: int, samples: int, longest: int) -> None:
         import jax
 
         from aflow_jax.memory import keep_freed_memory
@@ -52,7 +55,6 @@ class Ours:
         model = load_pretrained(folder, dtype) if folder else init_random(config, jax.random.key(0), dtype)
         self._model = model
         self._cache_tokens = (0, 0)
-        longest = config.max_position_embeddings
         self._engine = Engine(model, PlainTokenizer(), slots=slots, prompt_max_length=longest, prompt_readers=samples)
 
     def seconds(self, prompts: Prompts, samples: int, new_tokens: int) -> float:
@@ -195,12 +197,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         peers = options.peers != "none"
         slots = max(options.prompts * options.samples, options.ragged)
+        longest = max(options.length, max(RAGGED) if options.ragged else 0)
         if peers:
             worker = Worker(_save, config, folder, options.dtype)
             worker.close()
         # On a GPU both sides hold their models at once: ours takes half of the memory, and no more.
         half = {"XLA_CLIENT_MEM_FRACTION": "0.5"} if peers else {}
-        ours = Worker(Ours, config, folder if peers else None, options.dtype, slots, options.samples, environment=half)
+        load = slots, options.samples, longest
+        ours = Worker(Ours, config, folder if peers else None, options.dtype, *load, environment=half)
         sides: dict[str, Any] = {"ours": lambda *work: ours.call("seconds", *work)}
         if peers:
             transformers = Worker(Transformers, folder, options.dtype, tuple(options.caches))
@@ -236,7 +240,7 @@ def _report(options: argparse.Namespace, config: Any, ours: Worker, sides: dict[
     print(f"prefill {prefill:.3f} s, {spent / prefill / rate:.0%} of the matrix rate {rate / 1e9:.0f} GFLOP/s")
     if options.ragged:
         ours.call("cache_ratio")
-        _compare("ragged", prompts_of(np.linspace(16, 512, options.ragged)), 1, options, sides)
+        _compare("ragged", prompts_of(np.linspace(*RAGGED, options.ragged)), 1, options, sides)
         print(f"KV memory allocated over needed: {ours.call('cache_ratio'):.2f}")
 
 

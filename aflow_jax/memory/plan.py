@@ -25,7 +25,7 @@ from aflow_jax.memory.programs import (
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.sizes import bucket as engine_bucket
-from aflow_jax.sampling.sizes import grown, page_length, prefill_rows, prefix_room, slot_count
+from aflow_jax.sampling.sizes import grown, page_count, page_length, prefill_rows, prefix_room, slot_count
 from aflow_jax.sampling.slot_state import StateShape
 
 Terms = dict[str, int]
@@ -200,7 +200,7 @@ def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: i
         pages = enough
     elif prompts * samples <= together:
         # All at once: a device's slots are full of prompts one after the other, the first and the last of them in part.
-        pages = slot_count(min(places, slots // readers + 2) * shape.prompt_pages)
+        pages = page_count(min(places, slots // readers + 2) * shape.prompt_pages)
     else:
         # Prompts come while the last samples of others go on, so that there may be one to each slot.
         pages = grown(places * shape.prompt_pages, 1)

@@ -20,7 +20,7 @@ from aflow_jax.sampling.device_slots import DeviceSlots
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.prompts import Place, PromptTable
 from aflow_jax.sampling.running import Job, Running
-from aflow_jax.sampling.sizes import bucket, grown, page_length
+from aflow_jax.sampling.sizes import bucket, grown, page_count, page_length
 from aflow_jax.sampling.slot_state import StateShape
 from aflow_jax.sampling.text import TextStream
 from aflow_jax.sampling.types import MAX_STOP_TOKENS, EngineOptions, Progress
@@ -218,11 +218,12 @@ class Lane:
             prompt_room=max(before.prompt_room, bucket(max(len(job.request.prompt_tokens) for job in jobs))),
         )
         kind = dataclasses.replace(wanted, room=0, pages=0)
-        pages = max(before.pages, self._page_counts.get(kind, 0)) // self._parts
-        if self._prompts.size > pages:
+        had, size = before.pages // self._parts, self._prompts.size
+        pages = max(had, self._page_counts.get(kind, 0) // self._parts)
+        if size > pages:
             # With the longest prompt's pages to each slot there are enough: those that no slot reads are free.
-            enough = min(grown(self._prompts.size, pages), len(self._slots) // self._parts * wanted.prompt_pages)
-            pages = max(self._prompts.size, enough)
+            enough = len(self._slots) // self._parts * wanted.prompt_pages
+            pages = max(size, min(enough, grown(size, had) if had else page_count(size)))
         self._page_counts[kind] = pages * self._parts
         return dataclasses.replace(wanted, pages=pages * self._parts)
 

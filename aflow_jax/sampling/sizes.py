@@ -20,6 +20,12 @@ def slot_count(wanted: int) -> int:
     return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
 
 
+def page_count(wanted: int) -> int:
+    """The smallest of 1, 2 … 16, 18, 20 … 32, 36, 40 … that is at least `wanted`: little room for nothing."""
+    step = max(1, (1 << (wanted - 1).bit_length()) // 16)
+    return -(-wanted // step) * step
+
+
 def grown(wanted: int, before: int) -> int:
     """At least so many; where there were some, by doubling: what grew may grow again, and each shape is a program."""
     return 1 << (wanted - 1).bit_length() if before else slot_count(wanted)
@@ -30,7 +36,7 @@ PAGE_TOKENS = 32
 together with what the other pages give, is then little beside its keys and values."""
 
 
-MOST_PAGES = 256
+MOST_PAGES = 128
 """Pages of the longest prompt: what all of a prompt's pages give is there at once."""
 
 

@@ -4,6 +4,7 @@ from aflow_jax.sampling.sizes import (
     PAGE_TOKENS,
     PREFILL_TOKENS,
     bucket,
+    page_count,
     page_length,
     prefill_rows,
     prefix_room,
@@ -12,9 +13,9 @@ from aflow_jax.sampling.sizes import (
 
 
 def test_buckets_and_counts_are_the_smallest_that_are_enough():
-    for size in (bucket, slot_count):
+    for size, few in ((bucket, 20), (slot_count, 40), (page_count, 90)):
         known = sorted({size(wanted) for wanted in range(1, 5000)})
-        assert len(known) < 40
+        assert len(known) < few
         for wanted in range(1, 5000):
             assert size(wanted) == next(at for at in known if at >= wanted)
 
@@ -36,7 +37,7 @@ def test_a_page_is_as_short_as_its_queries_let_it_be():
             assert page <= bucket(longest)
             assert page == bucket(longest) or PAGE_TOKENS * queries <= page < 2 * PAGE_TOKENS * queries
             assert bucket(longest) % page == 0
-    assert page_length(20, 7, 32768) == 128, "a prompt of 32,768 tokens would be in too many pages"
+    assert page_length(20, 7, 32768) == 256, "a prompt of 32,768 tokens would be in too many pages"
 
 
 def test_a_prefix_is_of_whole_pages_where_it_is_longer_than_one():
