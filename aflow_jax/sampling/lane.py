@@ -85,9 +85,8 @@ class Lane:
         """
         running = [running for running in self._slots if running]
         prompts = {at.job.id: len(at.job.request.prompt_tokens) for at in running}
-        return self._device.shape.cache_tokens, sum(prompts.values()) + sum(
-            at.reach(self._chunk_length) for at in running
-        )
+        new = sum(at.reach(self._chunk_length) for at in running)
+        return self._device.shape.cache_tokens, sum(prompts.values()) + new
 
     def add(self, job: Job) -> None:
         """Queue a request."""
