@@ -212,11 +212,11 @@ class Lane:
         wanted = StateShape(
             slots=len(self._slots),
             room=bucket(max(min(job.params.max_new_tokens, FIRST_ROOM) for job in jobs)),
-            pages=before.pages,
+            pages=0,
             page_length=self._prompts.page_length,
             prompt_room=max(before.prompt_room, bucket(max(len(job.request.prompt_tokens) for job in jobs))),
         )
-        kind = dataclasses.replace(wanted, room=0, pages=0)
+        kind = dataclasses.replace(wanted, room=0)
         had, size = before.pages // self._parts, self._prompts.size
         pages = max(had, self._page_counts.get(kind, 0) // self._parts)
         if size > pages:
