@@ -40,8 +40,12 @@ def test_padding_behind_a_row_is_never_looked_at():
     assert draft_of(1, 7, padding=(8, 7, 8, 7, 8)) == [-1, -1, -1]
 
 
-def sample(model, tokenizer, adapter, requests, params, *, drafted):
-    engine = Engine(model, tokenizer, slots=4, prompt_max_length=128, chunk_length=8, drafted=drafted)
+def make_engine(model, tokenizer, drafted):
+    return Engine(model, tokenizer, slots=4, prompt_max_length=128, chunk_length=8, drafted=drafted)
+
+
+def sample(model, tokenizer, adapter, requests, params, *, drafted, engine=None):
+    engine = engine or make_engine(model, tokenizer, drafted)
     scheduler = engine.scheduler()
     for request, own in zip(requests, params, strict=True):
         scheduler.submit(request, own, adapter)
@@ -110,8 +114,9 @@ def test_more_drafted_tokens_than_a_chunk_has_room_for_are_refused(model, tokeni
 def test_drafts_compile_once_whatever_the_parameters(model, tokenizer, adapter, requests, params):
     from aflow_jax.sampling.lookup import decode_with_lookup
 
-    sample(model, tokenizer, adapter, requests, params, drafted=4)
+    engine = make_engine(model, tokenizer, 4)
+    sample(model, tokenizer, adapter, requests, params, drafted=4, engine=engine)
     compiled = decode_with_lookup._cache_size()
-    sample(model, tokenizer, adapter, requests, params[::-1], drafted=4)
+    sample(model, tokenizer, adapter, requests[::-1], params[::-1], drafted=4, engine=engine)
     assert decode_with_lookup._cache_size() == compiled
     assert jax.default_backend() != "cpu" or compiled > 0
