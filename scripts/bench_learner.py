@@ -32,8 +32,8 @@ from bench_model import RANK, TARGETS, Writer, model_flops, random_model
 from benchmarking import Worker, cores, device_peak_memory, jax_rate, machine, peak_memory, read_shape
 
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
-from aflow_jax.grpo.batch import split_into_microbatches
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.microbatches import split_into_microbatches
 from aflow_jax.memory import keep_freed_memory
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random, load_peft, load_pretrained
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.logprobs import target_statistics
+from aflow_jax.grpo.microbatches import Microbatch
 from aflow_jax.grpo.objective import LossSums, policy_loss_sums, truncated_importance_weights
 from aflow_jax.grpo.settings import GradientSettings
 from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules
@@ -58,10 +58,10 @@ def add_policy_gradient(
     """
     reference = None
     if settings.kl_coef:
-        reference, _ = _window_statistics(model, None, part, temperature, settings)
+        reference, _ = _completion_statistics(model, None, part, temperature, settings)
 
     def loss(weights: dict) -> tuple[Array, tuple[LossSums, Array]]:
-        logprobs, entropies = _window_statistics(
+        logprobs, entropies = _completion_statistics(
             model, adapter.replace_weights(weights), part, temperature, settings, dropout_key
         )
         importance = None
@@ -109,7 +109,7 @@ def add_supervised_gradient(
     settings: GradientSettings,
 ) -> tuple[Gradient, LossSums]:
     def loss(weights: dict) -> tuple[Array, LossSums]:
-        logprobs, entropies = _window_statistics(
+        logprobs, entropies = _completion_statistics(
             model, adapter.replace_weights(weights), part, 1.0, settings, dropout_key
         )
         total = -jnp.where(part.mask, logprobs, 0.0).sum()
@@ -123,33 +123,35 @@ def add_supervised_gradient(
 
 @partial(jax.jit, static_argnames="settings")
 def sampler_gap(model, adapter, part, temperature, settings) -> SamplerGap:
-    logprobs, _ = _window_statistics(model, adapter, part, temperature, settings)
+    logprobs, _ = _completion_statistics(model, adapter, part, temperature, settings)
     return _gap(logprobs, part)
 
 
-def _window_statistics(
+def _completion_statistics(
     model: Qwen2,
     adapter: Adapter | None,
     part: Microbatch,
     temperature: Float[Array, ""] | float,
     settings: GradientSettings,
     dropout_key: PRNGKeyArray | None = None,
-) -> tuple[Float[Array, "R W"], Float[Array, "R W"]]:
-    """Log-probabilities and entropies of the completion window only: prompts never meet the vocabulary."""
-    keys = None if dropout_key is None else jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, part.rows)
-    hidden = model.hidden(part.tokens, part.lengths, adapter, dropout_keys=keys, remat=settings.remat)
-    positions = part.starts[:, None] + jnp.arange(part.mask.shape[1])
-    positions = jnp.minimum(positions, part.tokens.shape[1] - 1)
-    before = jnp.take_along_axis(hidden, positions[..., None] - 1, axis=1)
-    targets = jnp.take_along_axis(part.tokens, positions, axis=1)
+) -> tuple[Float[Array, "GS C"], Float[Array, "GS C"]]:
+    """Log-probabilities and entropies of the completions only: prompts never meet the vocabulary."""
+    keys = None if dropout_key is None else _keys(dropout_key, part.rows)
+    hidden = model.hidden(part.tokens, None, adapter, packing=part.packing, dropout_keys=keys, remat=settings.remat)
     return target_statistics(
         model,
-        before,
-        targets,
+        part.packing.before(hidden),
+        part.packing.completions(part.tokens),
         temperature,
         chunk=settings.logprob_chunk,
         entropy_gradient=settings.entropy_coef != 0,
     )
+
+
+def _keys(key: PRNGKeyArray, rows: Int[Array, "G 1+S"]) -> PRNGKeyArray:
+    """The key of each row of the batch, one for it as a completion and one for its prompt."""
+    numbers = 2 * rows + (jnp.arange(rows.shape[1]) == 0)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers.reshape(-1)).reshape(numbers.shape)
 
 
 def _add(rules: ShardingRules | None, gradient: Gradient, slopes: dict, sums: LossSums) -> Gradient:
@@ -157,7 +159,7 @@ def _add(rules: ShardingRules | None, gradient: Gradient, slopes: dict, sums: Lo
     return hold_adapter(rules, Gradient(total, gradient.normalizer + sums.normalizer))
 
 
-def _gap(logprobs: Float[Array, "R W"], part: Microbatch) -> SamplerGap:
+def _gap(logprobs: Float[Array, "GS C"], part: Microbatch) -> SamplerGap:
     logprobs, sampled = (jnp.where(part.mask, values, 0.0) for values in (logprobs, part.logprobs))
     gap, probability_gap = jnp.abs(logprobs - sampled), jnp.abs(jnp.exp(logprobs) - jnp.exp(sampled))
     return SamplerGap(gap.sum(), gap.max(), probability_gap.sum(), probability_gap.max(), part.mask.sum())

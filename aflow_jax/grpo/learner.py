@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aflow_jax.errors import UserError
-from aflow_jax.grpo.batch import Batch, Microbatch, split_into_microbatches
+from aflow_jax.grpo.batch import Batch
 from aflow_jax.grpo.gradients import (
     Gradient,
     SamplerGap,
@@ -22,6 +22,7 @@ from aflow_jax.grpo.gradients import (
     empty_gradient,
     sampler_gap,
 )
+from aflow_jax.grpo.microbatches import Microbatch, split_into_microbatches
 from aflow_jax.grpo.objective import LossSums, combine_sums, loss_metrics
 from aflow_jax.grpo.settings import LearnerSettings
 from aflow_jax.qwen2 import Adapter, Qwen2, ShardingRules, data_parts, place
@@ -157,7 +158,7 @@ class Learner:
                 return parts, result
             # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
             result = None
-            self._halve(max(len(part.tokens) for part in parts))
+            self._halve(max(part.whole_sequences for part in parts))
 
     def _attempt(self, parts: list[Microbatch], accumulate: Callable[[list[Microbatch]], Any]) -> Any:
         # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
@@ -308,9 +309,7 @@ def _metrics(parts: list[Microbatch], sums: list[LossSums], steps: list[dict[str
     metrics = {name: float(value) for name, value in loss_metrics(combine_sums(sums)).items()}
     metrics |= {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
     positions = sum(part.tokens.size for part in parts)
-    # Rows that only fill a microbatch have length 1 and no token in the loss.
-    used = sum(int(part.lengths[part.mask.any(axis=1)].sum()) for part in parts)
-    metrics["update/microbatch_size"] = float(max(len(part.tokens) for part in parts))
+    metrics["update/microbatch_size"] = float(max(len(part.mask) for part in parts))
     metrics["update/tokens"] = float(sum(part.mask.sum() for part in parts))
-    metrics["update/padding_ratio"] = 1.0 - used / positions
+    metrics["update/padding_ratio"] = 1.0 - sum(part.packed_tokens for part in parts) / positions
     return metrics

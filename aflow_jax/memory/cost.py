@@ -4,8 +4,9 @@ Counted are products of matrices, two operations for each multiplication and add
 (arXiv:2001.08361, section 2.1): everything else is less than a few per cent of them, and less the larger the model.
 
     sampling   every prompt once, and every token of every completion: layers, attention to what is before, head
-    update     every sequence: the policy forward, perhaps forward again for what was not kept, and backward to the
-               adapter; the frozen base has no gradient, so backward costs what forward does; the KL reference forward
+    update     every completion, and its prompt once for those that run with it: the policy forward, perhaps forward
+               again for what was not kept, and backward to the adapter; the frozen base has no gradient, so backward
+               costs what forward does; the KL reference forward
     head       of completions alone; the gradient's product with it is made while the logits are there
 
 Executing and grading workflows costs the device nothing.
@@ -15,6 +16,7 @@ import dataclasses
 
 from aflow_jax.assembly import learner_settings
 from aflow_jax.config import Config
+from aflow_jax.grpo.microbatches import completions_at_once, microbatch_rows
 from aflow_jax.qwen2 import Qwen2Config
 from aflow_jax.qwen2.adapter import parse_targets, target_sizes
 from aflow_jax.qwen2.layers import layer_shapes
@@ -30,7 +32,7 @@ class StepCost:
     Attributes:
       prompt_tokens: Tokens of prompts, each prompt once: what prefill runs.
       completion_tokens: Tokens drawn.
-      update_tokens: Tokens that go through the model in the update, a pass.
+      update_tokens: Tokens that go through the model in the update, a pass: a prompt once for those that run with it.
       sampling_flops, update_flops: Floating-point operations.
       decode_bytes: Bytes that decoding reads from memory: the weights at each pass of the slots, and the caches.
       exchanged_bytes: Bytes that a device sends to others in the update: the adapter's gradient, and with `model` above
@@ -94,8 +96,8 @@ def step_cost(
     """Return the cost of a step whose prompts and completions have these lengths; None takes the longest allowed.
 
     With B problems and K completions of each, B · prompts are run and B · K completions drawn; the update runs B · K
-    sequences of prompt and completion. Attention grows with the square of the length, all else with the tokens. What
-    padding adds is not counted (`update/padding_ratio` says how much it is).
+    completions, and a prompt once for as many of them as a microbatch has room for. Attention grows with the square of
+    the length, all else with the tokens. What padding adds is not counted (`update/padding_ratio` says how much it is).
     """
     problems, samples = config.rollout_batch_size, config.num_return_sequences_in_group
     prompt = prompt_length or config.prompt_max_length
@@ -106,32 +108,37 @@ def step_cost(
     prefill = problems * prompt * tuned.forward(prompt / 2)
     decoding = sequences * completion * (tuned.forward(prompt + completion / 2) + tuned.head)
 
-    length = prompt + completion
-    update = sequences * _update_flops(base, tuned, length, completion, settings.remat, bool(settings.kl_coef))
+    most = max(1, microbatch_rows(sequences, settings.microbatch_size) // max(config.mesh.data, 1))
+    runs = problems * -(-samples // min(samples, completions_at_once(prompt, completion, most)))
+    tokens = runs * prompt + sequences * completion
+    # Attention runs each sequence whole, and a token of it attends to half of the length on average.
+    pairs = sequences * (prompt + completion) ** 2 / 2
+    heads = sequences * completion * base.head
+    update = _update_flops(base, tuned, tokens, pairs, heads, settings.remat, bool(settings.kl_coef))
     return StepCost(
         prompt_tokens=problems * prompt,
         completion_tokens=sequences * completion,
-        update_tokens=sequences * length,
+        update_tokens=tokens,
         sampling_flops=prefill + decoding,
         update_flops=settings.ppo_epochs * update,
         decode_bytes=_decode_bytes(config, shape, prompt, completion, dtype),
-        exchanged_bytes=settings.ppo_epochs * _exchanged_bytes(config, shape, sequences * length),
+        exchanged_bytes=settings.ppo_epochs * _exchanged_bytes(config, shape, tokens),
     )
 
 
 def _update_flops(
-    base: TokenCost, tuned: TokenCost, length: int, completion: int, remat: str, with_reference: bool
+    base: TokenCost, tuned: TokenCost, tokens: int, pairs: float, heads: float, remat: str, with_reference: bool
 ) -> float:
-    """One sequence's: its layers attend to half of its length on average."""
-    forward = length * tuned.forward(length / 2)
-    adapter = length * (tuned.layers - base.layers)
+    """Given the tokens, the pairs of a token and one that it attends to, and what the completions' logits cost once."""
+    attention = pairs * tuned.attention
+    forward = tokens * tuned.layers + attention
+    adapter = tokens * (tuned.layers - base.layers)
     # Backward to the inputs costs what forward does, to the adapter's matrices what their products did; attention's has
     # five products where forward has two.
-    backward = length * (tuned.layers + 2.5 * tuned.attention * length / 2) + adapter
+    backward = tokens * tuned.layers + 2.5 * attention + adapter
     again = forward if remat == "full" else 0.0
-    reference = length * base.forward(length / 2) + completion * base.head if with_reference else 0.0
-    head = 2 * completion * base.head
-    return forward + again + backward + head + reference
+    reference = tokens * base.layers + attention + heads if with_reference else 0.0
+    return forward + again + backward + 2 * heads + reference
 
 
 def _decode_bytes(config: Config, shape: Qwen2Config, prompt: int, completion: int, dtype: str) -> float:

@@ -8,8 +8,7 @@ from functools import partial
 from aflow_jax.assembly import learner_settings, planned_rules, supervised_settings
 from aflow_jax.config import Config
 from aflow_jax.grpo import LearnerSettings
-from aflow_jax.grpo.batch import bucket as learner_bucket
-from aflow_jax.grpo.batch import microbatch_rows
+from aflow_jax.grpo.microbatches import fullest_shapes, microbatch_rows
 from aflow_jax.memory.devices import GIB, Device
 from aflow_jax.memory.liveness import Layout
 from aflow_jax.memory.programs import (
@@ -23,9 +22,10 @@ from aflow_jax.memory.programs import (
     prefill_layout,
 )
 from aflow_jax.qwen2 import Qwen2Config
+from aflow_jax.rounding import rounded_count
 from aflow_jax.sampling.filters import top_k_bound
 from aflow_jax.sampling.sizes import bucket as engine_bucket
-from aflow_jax.sampling.sizes import grown, page_count, page_length, prefill_rows, prefix_room, slot_count
+from aflow_jax.sampling.sizes import grown, page_count, page_length, prefill_rows, prefix_room
 from aflow_jax.sampling.slot_state import StateShape
 
 Terms = dict[str, int]
@@ -182,7 +182,7 @@ def _sampling(config: Config, policy: PolicyShape, prompts: int, samples: int) -
 
 def _fullest_slots(config: Config, policy: PolicyShape, prompts: int, samples: int) -> tuple[StateShape, int]:
     """Return what a device's slots hold at most, and how many of them read a prompt from one place."""
-    together = min(config.sampling_slots, slot_count(prompts * samples))
+    together = min(config.sampling_slots, rounded_count(prompts * samples))
     slots = policy.rows(together)
     readers = min(config.num_return_sequences_in_group, samples, slots)
     # A prompt of more samples than readers has further places.
@@ -215,17 +215,17 @@ def _largest_prefill(longest: int, prompts: int) -> tuple[int, int]:
 
 def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:
     sized = dataclasses.replace(settings, microbatch_size=1)  # the rows say it: what is laid out once serves all
-    layouts = gradient_layout(
-        policy.part,
-        sized,
+    shapes = fullest_shapes(
+        config.prompt_max_length,
+        config.max_new_tokens,
+        config.num_return_sequences_in_group,
         policy.rows(microbatch_rows(sequences, settings.microbatch_size)),
-        learner_bucket(config.prompt_max_length + config.max_new_tokens),
-        learner_bucket(config.max_new_tokens),
     )
+    layouts = [gradient_layout(policy.part, sized, shape) for shape in shapes]
     gradients = {"gradients": policy.adapter_bytes(policy.adapter.weights)}
     # Of the residual stream, which is all that full rematerialisation keeps, a device has its part of the positions.
     parts = policy.rules.model if policy.rules and settings.remat == "full" else 1
-    running = gradients | _fullest(policy, layouts, optimizer_layout(policy.part, sized), parts=parts)
+    running = gradients | _fullest(policy, *layouts, optimizer_layout(policy.part, sized), parts=parts)
     # Before the gradient the base's layers, which sampling left cut, are stacked again.
     return _fuller(running, {"workspace": largest_stack_bytes(policy.part)}) if moved else running
 

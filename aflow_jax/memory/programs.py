@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
 from aflow_jax.grpo.learner import LearnerState, apply_gradient
+from aflow_jax.grpo.microbatches import MicrobatchShape
 from aflow_jax.grpo.settings import LearnerSettings
 from aflow_jax.memory.devices import Device
 from aflow_jax.memory.liveness import Layout, layout, tree_bytes
@@ -201,28 +201,19 @@ def slot_state(policy: PolicyShape, shape: StateShape) -> SlotState:
 
 
 @functools.lru_cache(maxsize=256)
-def gradient_layout(policy: PolicyShape, settings: LearnerSettings, rows: int, length: int, window: int) -> Layout:
-    """Lay out one microbatch's gradient: `rows` sequences of `length`, completions in a window of `window`."""
-    arguments, static = gradient_arguments(policy, settings, rows, length, window)
+def gradient_layout(policy: PolicyShape, settings: LearnerSettings, shape: MicrobatchShape) -> Layout:
+    """Lay out one microbatch's gradient."""
+    arguments, static = gradient_arguments(policy, settings, shape)
     return policy.laid_out(add_policy_gradient, *arguments, donated=arguments[2], **static)
 
 
 def gradient_arguments(
-    policy: PolicyShape, settings: LearnerSettings, rows: int, length: int, window: int
+    policy: PolicyShape, settings: LearnerSettings, shape: MicrobatchShape
 ) -> tuple[tuple, dict[str, Any]]:
     """Return what a microbatch's gradient is called with, as shapes, and its static arguments."""
-    part = Microbatch(
-        rows=Shape((rows,), jnp.int32),
-        tokens=Shape((rows, length), jnp.int32),
-        lengths=Shape((rows,), jnp.int32),
-        starts=Shape((rows,), jnp.int32),
-        mask=Shape((rows, window), bool),
-        logprobs=Shape((rows, window), jnp.float32),
-        advantages=Shape((rows,), jnp.float32),
-    )
     gradient = jax.eval_shape(empty_gradient, policy.adapter.weights)
     key = jax.eval_shape(lambda: jax.random.key(0)) if policy.dropout else None
-    arguments = (policy.model, policy.adapter, gradient, part, _scalar(jnp.float32), key)
+    arguments = (policy.model, policy.adapter, gradient, shape.empty(), _scalar(jnp.float32), key)
     return arguments, {"settings": settings.gradient_settings(), "against_sampler": settings.ppo_epochs > 1}
 
 

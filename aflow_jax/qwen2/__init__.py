@@ -9,6 +9,7 @@ from aflow_jax.qwen2.device import AbsentDevice, traced_for
 from aflow_jax.qwen2.hub import resolve_model
 from aflow_jax.qwen2.merge import export_merged
 from aflow_jax.qwen2.model import Qwen2, init_random
+from aflow_jax.qwen2.packing import Packing
 from aflow_jax.qwen2.peft import load_peft, save_peft
 from aflow_jax.qwen2.remat import REMAT_POLICIES
 from aflow_jax.qwen2.sharding import ShardingRules, data_parts, hold, hold_rows, make_mesh, place, planned_mesh
@@ -24,6 +25,7 @@ __all__ = [
     "Adapter",
     "DecodeWeights",
     "KVCache",
+    "Packing",
     "Qwen2",
     "Qwen2Config",
     "ShardingRules",

@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.dropout import Dropout
 from aflow_jax.qwen2.precision import matmul_precision
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -139,28 +140,22 @@ def _initial_weights(
     }
 
 
-def fold_in_each(keys: PRNGKeyArray, number: Int[Array, ""] | int) -> PRNGKeyArray:
-    """Return `jax.random.fold_in` of every key of a vector."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
-
-
 def low_rank_delta(
     inputs: Float[Array, "... I"],
     matrices: dict[str, Array] | None,
     scale: float,
-    dropout: float,
-    dropout_keys: PRNGKeyArray | None,
+    share: float,
+    dropout: Dropout | None,
 ) -> Float[Array, "... O"] | None:
     """Return scale · dropout(inputs) · a · b in float32 for one layer, or None where the target has no adapter.
 
-    What a row drops follows from its own key of `dropout_keys` ([B]), whatever the other rows and the padding.
+    Of the inputs `share` is dropped, as `dropout` draws; None drops nothing.
     """
     if matrices is None:
         return None
     precision = matmul_precision(inputs.dtype)
     inputs = inputs.astype(jnp.float32)
-    if dropout_keys is not None and dropout > 0:
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - dropout, inputs.shape[1:]))(dropout_keys)
-        inputs = jnp.where(kept, inputs / (1 - dropout), 0)
+    if dropout is not None and share > 0:
+        inputs = jnp.where(dropout.kept(1 - share, inputs.shape), inputs / (1 - share), 0)
     narrow = jnp.matmul(inputs, matrices["a"], precision=precision)
     return jnp.matmul(narrow, matrices["b"], precision=precision) * scale

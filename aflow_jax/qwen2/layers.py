@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from aflow_jax.qwen2.adapter import TARGETS, Adapter, fold_in_each, low_rank_delta
+from aflow_jax.qwen2.adapter import TARGETS, Adapter, low_rank_delta
 from aflow_jax.qwen2.config import Qwen2Config
+from aflow_jax.qwen2.dropout import Dropout
 from aflow_jax.qwen2.matmul import matmul
 from aflow_jax.qwen2.precision import activation_dtype
 from aflow_jax.qwen2.quantize import QuantizedWeight
@@ -56,7 +57,7 @@ def layer_forward(
     attend: Attend,
     *,
     adapter: Adapter | None = None,
-    dropout_keys: PRNGKeyArray | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Run one layer on the float32 residual stream; return it with what `attend` kept.
 
@@ -66,7 +67,7 @@ def layer_forward(
       residual: Residual stream of the new positions, float32.
       attend: Rotates, attends, and keeps what it needs (a key/value cache).
       adapter: This layer's slice of the adapter.
-      dropout_keys: Each row's key of this layer's dropout, [B]; None drops nothing.
+      dropout: Of this layer; None drops nothing.
     """
 
     def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
@@ -77,8 +78,8 @@ def layer_forward(
         outputs = jax.lax.optimization_barrier(outputs)
         if adapter is None:
             return outputs
-        keys = None if dropout_keys is None else fold_in_each(dropout_keys, TARGETS.index(name))
-        delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, keys)
+        own = None if dropout is None else dropout.fold_in(TARGETS.index(name))
+        delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, own)
         return outputs if delta is None else (outputs.astype(jnp.float32) + delta).astype(outputs.dtype)
 
     def heads(flat: Float[Array, "B T O"]) -> Float[Array, "B T N h"]:

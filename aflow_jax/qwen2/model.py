@@ -14,14 +14,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from aflow_jax.qwen2.adapter import Adapter, fold_in_each
+from aflow_jax.qwen2.adapter import Adapter
 from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
 from aflow_jax.qwen2.cache import KVCache
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step
+from aflow_jax.qwen2.dropout import Dropout
 from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm, traced_once
 from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
+from aflow_jax.qwen2.packing import Packing
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
 from aflow_jax.qwen2.remat import REMAT_POLICIES
 from aflow_jax.qwen2.sharding import ShardingRules, hold_residual
@@ -80,19 +82,22 @@ class Qwen2(nnx.Module):
         lengths: Int[Array, "B"] | None = None,
         adapter: Adapter | None = None,
         *,
+        packing: Packing | None = None,
         dropout_keys: PRNGKeyArray | None = None,
         remat: str = "none",
     ) -> Float[Array, "B T D"]:
         """Return the states after the final norm, in `activation_dtype` of the weights.
 
         Args:
-          tokens: Right-padded rows.
-          lengths: Valid tokens of each row, at least 1; None where all are valid.
+          tokens: Right-padded rows, or packed ones.
+          lengths: Valid tokens of each row, at least 1; None where all are valid, or rows are packed.
           adapter: The adapter; None is the base model.
-          dropout_keys: Each row's key of the adapter's dropout, [B]; None drops nothing.
+          packing: What packed rows hold.
+          dropout_keys: The keys of the adapter's dropout, see `Dropout`; None drops nothing.
           remat: What layers keep for the backward pass, a key of REMAT_POLICIES.
         """
-        residual, _ = self._run(tokens, lengths, adapter, dropout_keys, remat, keep_cache=False)
+        dropout = None if dropout_keys is None else Dropout(keys=dropout_keys, packing=packing)
+        residual, _ = self._run(tokens, lengths, adapter, packing, dropout, remat)
         return rms_norm(residual, self.final_norm.get_value(), self.config.rms_norm_eps)
 
     def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -115,7 +120,7 @@ class Qwen2(nnx.Module):
         width = tokens.shape[1]
         if width > cache_length:
             raise ValueError(f"cache_length {cache_length} is below the prompts' width {width}")
-        residual, (keys, values) = self._run(tokens, lengths, adapter, None, "none", keep_cache=True)
+        residual, (keys, values) = self._run(tokens, lengths, adapter, keep_cache=True)
         last = jnp.take_along_axis(residual, (lengths - 1)[:, None, None], axis=1)[:, 0]
         hidden = rms_norm(last, self.final_norm.get_value(), self.config.rms_norm_eps)
         cache = KVCache.from_sequence(keys, values, cache_length, self.dtype)
@@ -195,24 +200,30 @@ class Qwen2(nnx.Module):
         tokens: Int[Array, "B T"],
         lengths: Int[Array, "B"] | None,
         adapter: Adapter | None,
-        dropout_keys: PRNGKeyArray | None,
-        remat: str,
+        packing: Packing | None = None,
+        dropout: Dropout | None = None,
+        remat: str = "none",
         *,
-        keep_cache: bool,
+        keep_cache: bool = False,
     ) -> tuple[Float[Array, "B T D"], tuple[Sequence[Array], Sequence[Array]] | None]:
         """Run all layers; return the residual stream and, if wanted, keys and values [B, T, K, h] of each layer."""
-        config = self.config
-        angles = rotary_angles(jnp.arange(tokens.shape[1])[None, :], config.head_dim, config.rope_theta)
+        config, width = self.config, tokens.shape[1]
+        positions = jnp.arange(width)[None, :] if packing is None else packing.positions(width)
+        angles = rotary_angles(positions, config.head_dim, config.rope_theta)
 
         def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array] | None]:
-            key = rotate(key, *angles)
-            attended = causal_attention(rotate(query, *angles), key, value, lengths)
+            query, key = rotate(query, *angles), rotate(key, *angles)
+            if packing is None:
+                attended = causal_attention(query, key, value, lengths)
+            else:
+                sequences = map(packing.spread, (query, key, value))
+                attended = packing.gather(causal_attention(*sequences, packing.sequence_lengths()))
             return attended, (key, value) if keep_cache else None
 
         def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array] | None]:
             weights, layer_adapter, index = at
-            keys = None if dropout_keys is None else fold_in_each(dropout_keys, index)
-            residual, kept = layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout_keys=keys)
+            own = None if dropout is None else dropout.fold_in(index)
+            residual, kept = layer_forward(config, weights, residual, attend, adapter=layer_adapter, dropout=own)
             return hold_residual(self.rules, residual), kept
 
         if REMAT_POLICIES[remat] is not None:

@@ -1,5 +1,7 @@
 """Lengths and counts of slots rounded up to a few, since each is a shape, and each shape a program."""
 
+from aflow_jax.rounding import rounded_count
+
 SMALLEST_BUCKET = 64
 
 
@@ -14,12 +16,6 @@ def bucket(length: int) -> int:
     return size
 
 
-def slot_count(wanted: int) -> int:
-    """The smallest of 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24 … that is at least `wanted`: few programs."""
-    power = 1 << (wanted - 1).bit_length()
-    return next(count for count in (power * 5 // 8, power * 3 // 4, power) if count >= wanted)
-
-
 def page_count(wanted: int) -> int:
     """The smallest of 1, 2 … 16, 18, 20 … 32, 36, 40 … that is at least `wanted`: little room for nothing."""
     step = max(1, (1 << (wanted - 1).bit_length()) // 16)
@@ -28,7 +24,7 @@ def page_count(wanted: int) -> int:
 
 def grown(wanted: int, before: int) -> int:
     """At least so many; where there were some, by doubling: what grew may grow again, and each shape is a program."""
-    return 1 << (wanted - 1).bit_length() if before else slot_count(wanted)
+    return 1 << (wanted - 1).bit_length() if before else rounded_count(wanted)
 
 
 PAGE_TOKENS = 32

@@ -11,8 +11,8 @@ import optax
 from jax.sharding import NamedSharding
 
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
-from aflow_jax.grpo.batch import split_into_microbatches
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.microbatches import split_into_microbatches
 from aflow_jax.qwen2 import (
     Qwen2,
     Qwen2Config,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from aflow_jax.grpo import Batch, Learner, LearnerSettings
-from aflow_jax.grpo.batch import split_into_microbatches
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.microbatches import split_into_microbatches
 
 LENGTHS = ((3, 6), (7, 2), (1, 9), (5, 1), (2, 12), (4, 4))  # prompt and completion of each row
 SETTINGS = LearnerSettings(

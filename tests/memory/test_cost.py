@@ -7,6 +7,7 @@ import pytest
 from aflow_jax.config import Config
 from aflow_jax.grpo import LearnerSettings
 from aflow_jax.grpo.gradients import add_policy_gradient
+from aflow_jax.grpo.microbatches import MicrobatchShape
 from aflow_jax.memory.cost import step_cost, token_cost
 from aflow_jax.memory.devices import Device
 from aflow_jax.memory.programs import PolicyShape, gradient_arguments
@@ -48,7 +49,8 @@ def test_a_prompt_costs_what_xla_counts() -> None:
 def test_an_update_costs_what_xla_counts(kl_coef: float) -> None:
     rows, length, window = 2, 128, 64
     settings = LearnerSettings(kl_coef=kl_coef, remat="none", logprob_chunk=rows * window)
-    arguments, static = gradient_arguments(POLICY, settings, rows, length, window)
+    shape = MicrobatchShape(prompts=rows, samples=1, prompt_width=length - window, width=window)
+    arguments, static = gradient_arguments(POLICY, settings, shape)
     counted = flops(add_policy_gradient.lower(*arguments, **static).compile())
     forward = length * TUNED.forward(length)
     backward = length * (TUNED.layers + 2.5 * TUNED.attention * length) + length * (TUNED.layers - BASE.layers)

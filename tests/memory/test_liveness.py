@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from aflow_jax.grpo import LearnerSettings
-from aflow_jax.grpo.batch import Microbatch
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.microbatches import MicrobatchShape
 from aflow_jax.memory.liveness import layout
 from aflow_jax.memory.programs import draw_settings
 from aflow_jax.qwen2 import Qwen2Config, init_adapter, init_random
@@ -109,24 +109,18 @@ def assert_as_xla_says(function, *arguments, donated=None, **static):
 
 
 @pytest.mark.parametrize(
-    ("remat", "targets", "dropout", "rows", "length", "window", "kl_coef"),
+    ("remat", "targets", "dropout", "shape", "kl_coef"),
     [
-        ("full", "q_proj,k_proj,v_proj,o_proj", 0.0, 4, 1024, 64, 0.005),
-        ("dots", "q_proj,v_proj,down_proj", 0.0, 2, 1024, 64, 0.005),
-        ("none", "q_proj,v_proj,down_proj", 0.05, 4, 192, 192, 0.0),
+        ("full", "q_proj,k_proj,v_proj,o_proj", 0.0, (4, 1, 960, 64), 0.005),
+        ("dots", "q_proj,v_proj,down_proj", 0.0, (2, 1, 960, 64), 0.005),
+        ("full", "q_proj,v_proj,down_proj", 0.0, (2, 6, 512, 128), 0.005),
+        ("none", "q_proj,v_proj,down_proj", 0.05, (1, 4, 64, 192), 0.0),
     ],
 )
-def test_the_learners_step_takes_what_xla_says(remat, targets, dropout, rows, length, window, kl_coef):
+def test_the_learners_step_takes_what_xla_says(remat, targets, dropout, shape, kl_coef):
     model, adapter = policy(jnp.float32, targets, dropout)
-    part = Microbatch(
-        rows=Shape((rows,), jnp.int32),
-        tokens=Shape((rows, length), jnp.int32),
-        lengths=Shape((rows,), jnp.int32),
-        starts=Shape((rows,), jnp.int32),
-        mask=Shape((rows, window), bool),
-        logprobs=Shape((rows, window), jnp.float32),
-        advantages=Shape((rows,), jnp.float32),
-    )
+    names = ("prompts", "samples", "prompt_width", "width")
+    part = MicrobatchShape(**dict(zip(names, shape, strict=True))).empty()
     gradient = jax.eval_shape(empty_gradient, adapter.weights)
     planned, analysis = assert_as_xla_says(
         add_policy_gradient,

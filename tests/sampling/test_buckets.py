@@ -1,5 +1,6 @@
 """Few shapes serve every length and count."""
 
+from aflow_jax.rounding import rounded_count
 from aflow_jax.sampling.sizes import (
     PAGE_TOKENS,
     PREFILL_TOKENS,
@@ -8,12 +9,11 @@ from aflow_jax.sampling.sizes import (
     page_length,
     prefill_rows,
     prefix_room,
-    slot_count,
 )
 
 
 def test_buckets_and_counts_are_the_smallest_that_are_enough():
-    for size, few in ((bucket, 20), (slot_count, 40), (page_count, 90)):
+    for size, few in ((bucket, 20), (rounded_count, 40), (page_count, 90)):
         known = sorted({size(wanted) for wanted in range(1, 5000)})
         assert len(known) < few
         for wanted in range(1, 5000):

@@ -3,8 +3,9 @@
 import pytest
 
 from aflow_jax.errors import UserError
+from aflow_jax.rounding import rounded_count
 from aflow_jax.sampling import Request, SamplingParams
-from aflow_jax.sampling.sizes import bucket, slot_count
+from aflow_jax.sampling.sizes import bucket
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,6 @@ def test_buckets_are_few_and_never_too_small():
 
 
 def test_slots_are_of_few_counts_with_few_idle():
-    counts = [slot_count(wanted) for wanted in range(1, 65)]
+    counts = [rounded_count(wanted) for wanted in range(1, 65)]
     assert all(wanted <= count <= 1.34 * wanted for wanted, count in enumerate(counts, 1))
     assert len(set(counts)) == 16

@@ -1,0 +1,280 @@
+"""The division of a batch into microbatches: completions of one prompt share its run, and shapes are few."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from aflow_jax.grpo.batch import Batch
+from aflow_jax.qwen2 import Packing
+from aflow_jax.rounding import rounded_count
+
+_SHORTEST = 32
+
+MOST_PADDING = 0.5
+"""Share of a microbatch's positions, and of its completions', that may be padding. Below 32 tokens none counts as such:
+nothing would hold those with less."""
+
+_MOST_SPREAD = 4
+"""Sequences of a microbatch, for each that it would hold without shared prompts: attention runs each one whole."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Microbatch:
+    """Some rows of a batch: G prompts with S completions of each, in packed rows.
+
+    Attributes:
+      rows: Which of the batch's rows each is: one with the prompt, and the completions'. What is dropped in training
+        follows from it, not from the company.
+      tokens: The packed rows.
+      packing: What they hold.
+      mask, logprobs: The loss tokens of each completion, and the sampler's log-probabilities.
+      advantages: Of each completion.
+    """
+
+    rows: Int[Array, "G 1+S"]
+    tokens: Int[Array, "G T"]
+    packing: Packing
+    mask: Bool[Array, "GS C"]
+    logprobs: Float[Array, "GS C"]
+    advantages: Float[Array, "GS"]
+
+    @property
+    def whole_sequences(self) -> int:
+        """How many sequences of prompt and completion would have as many positions, rounded up."""
+        return -(-self.tokens.size // (self.packing.prompt_width + self.mask.shape[1]))
+
+    @property
+    def packed_tokens(self) -> int:
+        """The tokens that it has, each prompt once."""
+        lengths = self.packing.lengths
+        return int(lengths.sum() + self.packing.prompt_lengths[lengths.any(axis=1)].sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MicrobatchShape:
+    """Prompts, completions of each, and the positions that one prompt and one completion have."""
+
+    prompts: int
+    samples: int
+    prompt_width: int
+    width: int
+
+    @property
+    def sequences(self) -> int:
+        """Positions of the sequences for attention, each with its own copy of the prompt."""
+        return self.prompts * self.samples * (self.prompt_width + self.width)
+
+    def empty(self) -> Microbatch:
+        """The shapes of a microbatch's arrays."""
+        array, count = jax.ShapeDtypeStruct, self.prompts * self.samples
+        return Microbatch(
+            rows=array((self.prompts, 1 + self.samples), jnp.int32),
+            tokens=array((self.prompts, self.prompt_width + self.samples * self.width), jnp.int32),
+            packing=Packing(
+                prompt_lengths=array((self.prompts,), jnp.int32),
+                lengths=array((self.prompts, self.samples), jnp.int32),
+                prompt_width=self.prompt_width,
+            ),
+            mask=array((count, self.width), bool),
+            logprobs=array((count, self.width), jnp.float32),
+            advantages=array((count,), jnp.float32),
+        )
+
+
+def fullest_shapes(prompt: int, completion: int, samples: int, most: int) -> tuple[MicrobatchShape, ...]:
+    """Return the microbatches of which one takes the most memory, given the longest prompt and completion.
+
+    They are the one whose completions share no prompt, since others died; the one of the longest completions; and the
+    one that attention spreads the most.
+
+    Args:
+      prompt, completion: Tokens, at most.
+      samples: Completions of a prompt.
+      most: How many sequences of prompt and completion a microbatch may amount to.
+    """
+    widths = sorted({bucket(length) for length in range(1, completion + 1)})
+
+    def shape(width: int, samples: int) -> MicrobatchShape:
+        count = prompts_at_once(bucket(prompt), width, samples, most)
+        return MicrobatchShape(prompts=count, samples=samples, prompt_width=bucket(prompt), width=width)
+
+    shared = [shape(width, min(samples, completions_at_once(bucket(prompt), width, most))) for width in widths]
+    spread = max(shared, key=lambda one: one.sequences)
+    return tuple(dict.fromkeys([shape(widths[-1], 1), shared[-1], spread]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Bundle:
+    """Completions that run with one prompt.
+
+    Attributes:
+      prompt: Its tokens, as a number.
+      rows: The batch's rows with the completions, the longest first.
+      lengths: The completions', up to their last loss token.
+      first: The first row with the prompt.
+      samples: Completions that there is room for.
+    """
+
+    prompt: int
+    rows: Int[np.ndarray, "n"]
+    lengths: Int[np.ndarray, "n"]
+    first: int
+    samples: int
+
+    @property
+    def positions(self) -> int:
+        """Those that are needed."""
+        return max(self.prompt, _SHORTEST) + int(np.maximum(self.lengths, _SHORTEST).sum())
+
+
+def split_into_microbatches(
+    batch: Batch, rows: int, *, mask_truncated: bool = False, multiple: int = 1
+) -> list[Microbatch]:
+    """Divide a batch into microbatches of no more positions than `rows` sequences of their prompt and completion have.
+
+    Rows without a loss token are dropped. Completions with the same tokens before the first one run with one prompt,
+    as many as that leaves room for. Completions of like length share a microbatch: where more than `MOST_PADDING` of
+    its positions would be padding it has fewer of them; its prompts are a multiple of `multiple`. Widths are rounded
+    up to a `bucket`, so that steps of many lengths share few compiled programs. Raises ValueError where a row's first
+    token is a loss token: nothing predicts it.
+    """
+    mask = np.asarray(batch.loss_mask, bool)
+    if mask[:, 0].any():
+        raise ValueError(f"row {int(mask[:, 0].argmax())} has its first token in the loss, which nothing predicts")
+    if mask_truncated and batch.truncated is not None:
+        mask = mask & ~np.asarray(batch.truncated, bool)[:, None]
+    batch = dataclasses.replace(batch, tokens=np.asarray(batch.tokens), logprobs=np.asarray(batch.logprobs))
+    most = microbatch_rows(len(mask), rows, multiple) // multiple
+    bundles = [bundle for group in _groups(batch, mask) for bundle in _bundles(*group, most)]
+    bundles.sort(key=lambda bundle: (bundle.samples, bundle.lengths[0], bundle.prompt), reverse=True)
+    parts = []
+    while bundles:
+        taken = _taken(bundles, most, multiple)
+        parts.append(_packed(batch, mask, bundles[:taken], -(-taken // multiple) * multiple))
+        bundles = bundles[taken:]
+    return parts
+
+
+def microbatch_rows(sequences: int, most: int, multiple: int = 1) -> int:
+    """The sequences of a full microbatch: as few as make no more microbatches than `most` would."""
+    rows = -(-sequences // -(-sequences // most))
+    return -(-rows // multiple) * multiple
+
+
+def completions_at_once(prompt: int, completion: int, most: int) -> int:
+    """How many completions run with one prompt, given the widths of both, and to how many sequences it may amount."""
+    room = most * (prompt + completion) - prompt
+    return min(room // completion, _MOST_SPREAD * most)
+
+
+def prompts_at_once(prompt: int, completion: int, samples: int, most: int) -> int:
+    """How many prompts run with so many completions each, given the same."""
+    room = most * (prompt + completion)
+    return max(1, min(room // (prompt + samples * completion), _MOST_SPREAD * most // samples))
+
+
+def bucket(length: int, smallest: int = _SHORTEST) -> int:
+    """The least of 32, 48, 64, 96, 128 … 4096, 5120, 6144, 7168, 8192 … that is not below `length`."""
+    size = smallest
+    while size < length:
+        power = 1 << (size.bit_length() - 1)
+        size += max(1, power // (4 if size >= 4096 else 2))
+    return size
+
+
+def _groups(
+    batch: Batch, mask: Bool[np.ndarray, "B T"]
+) -> Iterator[tuple[int, Int[np.ndarray, "n"], Int[np.ndarray, "n"]]]:
+    """Yield each prompt's length, the live rows with it, the longest first, and their completions' lengths."""
+    starts, ends = mask.argmax(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1)
+    lengths = ends - starts
+    rows_of = defaultdict(list)
+    for row in np.flatnonzero(mask.any(axis=1)):
+        rows_of[batch.tokens[row, : starts[row]].tobytes()].append(row)
+    for rows in map(np.array, rows_of.values()):
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        yield int(starts[rows[0]]), rows, lengths[rows]
+
+
+def _bundles(prompt: int, rows: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"], most: int) -> Iterator[_Bundle]:
+    at = 0
+    while at < len(rows):
+        width = bucket(int(lengths[at]))
+        full = _shared_out(len(rows) - at, completions_at_once(bucket(prompt), width, most))
+        samples = next(
+            count
+            for count in _counts(full)
+            if np.maximum(lengths[at : at + count], _SHORTEST).sum() >= (1 - MOST_PADDING) * count * width
+        )
+        taken = slice(at, at + samples)
+        yield _Bundle(prompt=prompt, rows=rows[taken], lengths=lengths[taken], first=int(rows.min()), samples=samples)
+        at += samples
+
+
+def _taken(bundles: list[_Bundle], most: int, multiple: int) -> int:
+    """How many of the bundles, sorted, to run together."""
+    samples, completion = bundles[0].samples, bucket(int(bundles[0].lengths[0]))
+    alike = [bundle for bundle in bundles if bundle.samples == samples]
+
+    def prompt(count: int) -> int:
+        return bucket(max(bundle.prompt for bundle in alike[: count * multiple]))
+
+    def is_dense(count: int) -> bool:
+        needed = sum(bundle.positions for bundle in alike[: count * multiple])
+        return needed >= (1 - MOST_PADDING) * count * multiple * (prompt(count) + samples * completion)
+
+    available = -(-len(alike) // multiple)
+    fitting = next(
+        count for count in range(available, 0, -1) if count <= prompts_at_once(prompt(count), completion, samples, most)
+    )
+    full = _shared_out(available, fitting)
+    count = next((count for count in _counts(full) if is_dense(count)), 1)
+    return min(len(alike), count * multiple)
+
+
+def _shared_out(count: int, most: int) -> int:
+    """How many of `count` things to take at once, `most` at most, so that each time about as many are taken."""
+    even = -(-count // -(-count // most))
+    return min(most, rounded_count(even))
+
+
+def _counts(most: int) -> Iterator[int]:
+    """`most`, and the rounded numbers below, down to 1."""
+    return (count for count in range(most, 0, -1) if count in (most, rounded_count(count)))
+
+
+def _packed(batch: Batch, mask: Bool[np.ndarray, "B T"], bundles: list[_Bundle], groups: int) -> Microbatch:
+    """Lay out bundles as rows, and empty ones up to `groups`."""
+    samples, completion = bundles[0].samples, bucket(max(int(bundle.lengths[0]) for bundle in bundles))
+    prompt = bucket(max(bundle.prompt for bundle in bundles))
+    rows = np.zeros((groups, 1 + samples), np.int32)
+    prompts = np.zeros((groups, prompt), np.int32)
+    prompt_lengths, lengths = np.ones(groups, np.int32), np.zeros((groups, samples), np.int32)
+    tokens, kept, logprobs = (np.zeros((groups, samples, completion), dtype) for dtype in (np.int32, bool, np.float32))
+    advantages = np.zeros((groups, samples), np.float32)
+    for group, bundle in enumerate(bundles):
+        rows[group, 0], prompt_lengths[group] = bundle.first, bundle.prompt
+        prompts[group, : bundle.prompt] = batch.tokens[bundle.first, : bundle.prompt]
+        for sample, (row, length) in enumerate(zip(bundle.rows, bundle.lengths, strict=True)):
+            there, here = slice(bundle.prompt, bundle.prompt + length), (group, sample, slice(length))
+            rows[group, 1 + sample], lengths[group, sample] = row, length
+            tokens[here], kept[here], logprobs[here] = (
+                batch.tokens[row, there],
+                mask[row, there],
+                batch.logprobs[row, there],
+            )
+            advantages[group, sample] = batch.advantages[row]
+    return Microbatch(
+        rows=rows,
+        tokens=np.concatenate([prompts, tokens.reshape(groups, -1)], axis=1),
+        packing=Packing(prompt_lengths=prompt_lengths, lengths=lengths, prompt_width=prompt),
+        mask=kept.reshape(groups * samples, completion),
+        logprobs=logprobs.reshape(groups * samples, completion),
+        advantages=advantages.reshape(-1),
+    )
