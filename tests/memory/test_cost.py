@@ -74,9 +74,23 @@ def test_tokens_and_flops_grow_with_problems_and_samples() -> None:
     twelve = step_cost(config(rollout_batch_size=3, num_return_sequences_in_group=4), shape, **lengths)
     assert (one.prompt_tokens, one.completion_tokens, one.update_tokens) == (1000, 500, 1500)
     # A prompt is run once for all of its samples.
-    assert (four.prompt_tokens, four.completion_tokens, four.update_tokens) == (1000, 2000, 6000)
-    assert four.update_flops == pytest.approx(4 * one.update_flops)
+    assert (four.prompt_tokens, four.completion_tokens) == (1000, 2000)
     assert twelve.flops == pytest.approx(3 * four.flops)
+
+
+def test_an_update_runs_a_prompt_once_for_as_many_completions_as_a_microbatch_has_room_for() -> None:
+    shape, lengths = published_shape("7B"), {"prompt_length": 1000, "completion_length": 500}
+    costs = {
+        steps: step_cost(
+            config(num_return_sequences_in_group=4, rollout_batch_size=1, gradient_accumulation_steps=steps),
+            shape,
+            **lengths,
+        )
+        for steps in (1, 2, 4)
+    }
+    # At once; two sequences' 3,000 positions hold a prompt and all four completions; each by itself.
+    assert {steps: cost.update_tokens for steps, cost in costs.items()} == {1: 3000, 2: 3000, 4: 6000}
+    assert 0.5 < costs[1].update_flops / costs[4].update_flops < 0.6
 
 
 def test_flops_grow_with_the_model_and_the_square_of_long_sequences() -> None:
