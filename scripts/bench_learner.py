@@ -1,6 +1,6 @@
 """One GRPO update against transformers + peft, with and without gradient checkpointing, and TRL's GRPOTrainer.
 
-    python scripts/bench_learner.py [--shape small] [--rows 10] [--prompt 128] [--completion 256]
+    python scripts/bench_learner.py [--shape small] [--rows 10] [--samples 2] [--prompt 128] [--completion 256]
     python scripts/bench_learner.py --sides ours --shape 7B --completion 3968 --dtype bfloat16 --remat full dots
 
 An update is the same for all: log-probabilities of the completions under the base model (the adapter off), then those
@@ -12,8 +12,9 @@ included, or that of the GPU. The share of the matrix rate is that of the model'
 are counted; a forward pass under the base model is added, recomputation is not) at the rate of a large square product
 in our process. TRL's trainer is given the rollouts, and generates nothing.
 
-`--microbatch` is how many sequences go through our model at once, `--peer-microbatch` the same for peft: it changes
-time and memory, not the update.
+`--microbatch` is how many sequences' positions go through our model at once, `--peer-microbatch` how many sequences
+through peft's: it changes time and memory, not the update. Ours runs a prompt once for those of its completions that
+are in one microbatch; the share of the matrix rate counts every sequence whole for all, prompt included.
 """
 
 from __future__ import annotations
@@ -215,9 +216,14 @@ def main() -> None:
     length = options.prompt + options.completion
     chance = np.random.default_rng(0)
     tokens = chance.integers(0, options.shape.vocab_size, (options.rows, length), np.int32)
+    # The completions of a problem have one prompt.
+    tokens[:, : options.prompt] = tokens[np.arange(options.rows) // options.samples * options.samples, : options.prompt]
     rollouts = tokens, options.prompt, chance.standard_normal(options.rows, np.float32)
     print(machine(("jax", "torch", "transformers", "peft", "trl")))
-    print(f"one GRPO update of {options.rows} x ({options.prompt} + {options.completion}) tokens, {options.dtype}")
+    print(
+        f"one GRPO update of {options.rows} x ({options.prompt} + {options.completion}) tokens, {options.samples} for "
+        f"each prompt, {options.dtype}"
+    )
     # Forward under the base model, forward and backward under the policy; the head meets completions only.
     counted = model_flops(options.shape, options.rows, length, options.completion)
     flops, rate = counted["logits"] + counted["gradient"], 0.0
@@ -258,7 +264,7 @@ def print_memory(options: argparse.Namespace) -> None:
     model = jax.eval_shape(lambda: init_random(options.shape, jax.random.key(0), jnp.dtype(options.dtype)))
     adapter = jax.eval_shape(lambda: init_adapter(options.shape, RANK, RANK, TARGETS, jax.random.key(0)))
     gradient = jax.eval_shape(empty_gradient, adapter.weights)
-    tokens = np.zeros((options.microbatch, length), np.int32)
+    tokens = np.arange(options.microbatch, dtype=np.int32)[:, None] // options.samples + np.zeros(length, np.int32)
     batch = Batch(
         tokens=tokens,
         lengths=np.full(len(tokens), length, np.int32),
@@ -294,6 +300,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=read_shape, default="small", help="tiny, small, 0.5B, 7B, or a model's folder")
     parser.add_argument("--rows", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=2, help="completions of each prompt, among the rows")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--completion", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))

@@ -7,14 +7,15 @@ is run once too, on random weights. XLA_CLIENT_MEM_FRACTION makes a large GPU's 
 """
 
 import argparse
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from aflow_jax.assembly import learner_settings
 from aflow_jax.config import load_config
-from aflow_jax.grpo.batch import Microbatch, bucket, microbatch_rows
 from aflow_jax.grpo.gradients import add_policy_gradient, empty_gradient
+from aflow_jax.grpo.microbatches import Microbatch, MicrobatchShape, fullest_shapes, microbatch_rows
 from aflow_jax.memory import claim_gpu_memory, found_shape, this_device
 from aflow_jax.memory.liveness import tree_bytes
 from aflow_jax.memory.programs import PolicyShape, gradient_layout, learner_state
@@ -43,15 +44,20 @@ def main() -> None:
         dropout=config.lora_dropout,
     )
     sequences = config.rollout_batch_size * config.num_return_sequences_in_group
-    rows = microbatch_rows(sequences, settings.microbatch_size)
-    length, window = bucket(config.prompt_max_length + config.max_new_tokens), bucket(config.max_new_tokens)
-    planned = gradient_layout(policy, settings, rows, length, window)
-    print(f"{device.name}, jax {jax.__version__}: {rows} x {length} tokens, {window} of them in the loss")
+    shapes = fullest_shapes(
+        config.prompt_max_length,
+        config.max_new_tokens,
+        config.num_return_sequences_in_group,
+        microbatch_rows(sequences, settings.microbatch_size),
+    )
+    shape = max(shapes, key=lambda shape: gradient_layout(policy, settings, shape).total)
+    planned = gradient_layout(policy, settings, shape)
+    print(f"{device.name}, jax {jax.__version__}: {shape}")
     print(f"plan     arguments {planned.arguments / MIB:.0f}  temporaries {planned.temporaries / MIB:.0f}")
 
     key = jax.random.key(0)
     dropout_key = key if config.lora_dropout else None
-    part = full_microbatch(rows, length, window)
+    part = full_microbatch(shape)
     static = {"settings": settings.gradient_settings(), "against_sampler": settings.ppo_epochs > 1}
     gradient = jax.eval_shape(empty_gradient, policy.adapter.weights)
     lowered = add_policy_gradient.lower(
@@ -88,17 +94,15 @@ def main() -> None:
     )
 
 
-def full_microbatch(rows: int, length: int, window: int) -> Microbatch:
-    """Return sequences without padding, whose last `window` tokens, or all but the first, are in the loss."""
-    return Microbatch(
-        rows=jnp.arange(rows),
-        tokens=jnp.ones((rows, length), jnp.int32),
-        lengths=jnp.full((rows,), length, jnp.int32),
-        starts=jnp.full((rows,), max(1, length - window), jnp.int32),
-        mask=jnp.ones((rows, window), bool),
-        logprobs=jnp.zeros((rows, window), jnp.float32),
-        advantages=jnp.ones((rows,), jnp.float32),
+def full_microbatch(shape: MicrobatchShape) -> Microbatch:
+    """Return sequences without padding, all of whose completions are in the loss."""
+    part = jax.tree.map(lambda array: jnp.ones(array.shape, array.dtype), shape.empty())
+    packing = dataclasses.replace(
+        part.packing,
+        prompt_lengths=shape.prompt_width * part.packing.prompt_lengths,
+        lengths=shape.width * part.packing.lengths,
     )
+    return dataclasses.replace(part, packing=packing)
 
 
 if __name__ == "__main__":

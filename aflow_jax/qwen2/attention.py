@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from aflow_jax.qwen2.block_attention import block_attention
 from aflow_jax.qwen2.cache import Sharing
 from aflow_jax.qwen2.device import absent_device, gpu_compute_capability
+from aflow_jax.qwen2.packing import Packing
 from aflow_jax.qwen2.precision import matmul_precision
 
 
@@ -65,6 +66,21 @@ def causal_attention(
         key_value_seq_lengths=lengths,
         implementation="cudnn",
     )
+
+
+def packed_attention(
+    query: Float[Array, "G T H h"], key: Float[Array, "G T K h"], value: Float[Array, "G T K h"], packing: Packing
+) -> Float[Array, "G T H h"]:
+    """Attend from each position of packed rows to itself and those before it in its sequence."""
+    keys, values = packing.spread(key), packing.spread(value)
+    if _implementation(query.dtype, query.shape[-1]) != "blocks":
+        # The kernel knows no queries that start behind the first key: prompts attend in each sequence.
+        attended = causal_attention(packing.spread(query), keys, values, packing.sequence_lengths())
+        return packing.gather(attended)
+    prompts = block_attention(*(heads[:, : packing.prompt_width] for heads in (query, key, value)))
+    starts = jnp.repeat(packing.prompt_lengths, packing.lengths.shape[1])
+    completions = block_attention(packing.completions(query), keys, values, starts)
+    return jnp.concatenate([prompts, completions.reshape(len(query), -1, *query.shape[2:])], axis=1)
 
 
 def _implementation(dtype: jnp.dtype, head_dim: int) -> str:

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aflow_jax.qwen2.adapter import Adapter
-from aflow_jax.qwen2.attention import causal_attention, rotary_angles, rotate
+from aflow_jax.qwen2.attention import causal_attention, packed_attention, rotary_angles, rotate
 from aflow_jax.qwen2.cache import KVCache
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step
@@ -216,8 +216,7 @@ class Qwen2(nnx.Module):
             if packing is None:
                 attended = causal_attention(query, key, value, lengths)
             else:
-                sequences = map(packing.spread, (query, key, value))
-                attended = packing.gather(causal_attention(*sequences, packing.sequence_lengths()))
+                attended = packed_attention(query, key, value, packing)
             return attended, (key, value) if keep_cache else None
 
         def layer(residual: Array, at: tuple) -> tuple[Array, tuple[Array, Array] | None]:

@@ -69,9 +69,14 @@ def config(**settings: object) -> Config:
 
 def test_tokens_and_flops_grow_with_problems_and_samples() -> None:
     shape, lengths = published_shape("7B"), {"prompt_length": 1000, "completion_length": 500}
-    one = step_cost(config(rollout_batch_size=1, num_return_sequences_in_group=1), shape, **lengths)
-    four = step_cost(config(rollout_batch_size=1, num_return_sequences_in_group=4), shape, **lengths)
-    twelve = step_cost(config(rollout_batch_size=3, num_return_sequences_in_group=4), shape, **lengths)
+    one, four, twelve = (
+        step_cost(
+            config(rollout_batch_size=problems, num_return_sequences_in_group=samples, gradient_accumulation_steps=1),
+            shape,
+            **lengths,
+        )
+        for problems, samples in ((1, 1), (1, 4), (3, 4))
+    )
     assert (one.prompt_tokens, one.completion_tokens, one.update_tokens) == (1000, 500, 1500)
     # A prompt is run once for all of its samples.
     assert (four.prompt_tokens, four.completion_tokens) == (1000, 2000)

@@ -50,6 +50,25 @@ def test_values_and_gradients_are_the_dense_formulas(length):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("starts", [(0, 0), (70, 3), (170, 170)])
+def test_queries_may_start_behind_the_first_key(starts):
+    """As in the rows whole, of which only these positions' outputs are looked at."""
+    (query, key, value), gradient = arrays(300)
+    length = 130
+    inside = np.arange(length) + np.array(starts)[:, None]
+
+    def own(heads):
+        return np.take_along_axis(heads, inside[..., None, None], axis=1)
+
+    rest = np.zeros_like(gradient)
+    np.put_along_axis(rest, inside[..., None, None], own(gradient), axis=1)
+    expected, slopes = dense([query, key, value], rest)
+    out, pull = jax.vjp(lambda *heads: block_attention(*heads, np.array(starts)), own(query), key, value)
+    np.testing.assert_allclose(out, own(expected), atol=2e-6)
+    for found, wanted in zip(pull(own(gradient)), (own(slopes[0]), *slopes[1:]), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_no_array_of_all_scores_is_held():
     """At 2048 tokens they would take 400 MB, forward or backward."""
     length = 2048

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from golden_models import SHAPES, VOCABULARY, make_model
 
-from aflow_jax.qwen2 import TARGETS, Packing, init_adapter
+from aflow_jax.qwen2 import TARGETS, Packing, attention, init_adapter
+from aflow_jax.qwen2.block_attention import block_attention
 
 PROMPTS, LENGTHS = (7, 3), ((4, 1, 6), (5, 0, 2))
 PROMPT_WIDTH, WIDTH = 8, 6
@@ -54,8 +55,9 @@ def predicting(hidden, prompt):
     return hidden[prompt - 1 : -1]
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_states_and_gradients_are_those_of_whole_sequences(model, adapter, remat):
+@pytest.mark.parametrize(("remat", "kernel"), [("none", "blocks"), ("full", "blocks"), ("full", "cudnn")])
+def test_states_and_gradients_are_those_of_whole_sequences(model, adapter, remat, kernel, monkeypatch):
+    """Also where a kernel attends in whole sequences: on a CPU another one stands in its place."""
     slopes = np.random.default_rng(3).standard_normal((2, 3, WIDTH, model.config.hidden_size)).astype(np.float32)
 
     def whole(weights):
@@ -76,6 +78,9 @@ def test_states_and_gradients_are_those_of_whole_sequences(model, adapter, remat
         return states, [before[at, :length] for at, length in enumerate(np.ravel(LENGTHS))]
 
     (_, states), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(adapter.weights)
+    if kernel == "cudnn":
+        monkeypatch.setattr(attention, "_implementation", lambda *_: kernel)
+        monkeypatch.setattr(attention, "causal_attention", lambda *heads: block_attention(*heads[:3]))
     compiled = jax.jit(jax.value_and_grad(together, has_aux=True))
     for padding in (0, VOCABULARY - 1):
         (_, found), slope = compiled(adapter.weights, packed(padding))
