@@ -62,7 +62,9 @@ class Config(Section):
     dynamic_sampling: DynamicSampling | None = Field(None, description="refill groups that teach nothing")
     ppo_epochs: int = Field(1, ge=1, le=64, description="passes over each batch of rollouts")
     gradient_accumulation_steps: int = Field(
-        4, ge=1, description="microbatches that a batch is split into; the gradient is the same"
+        4,
+        ge=1,
+        description="microbatches that a batch is split into, fewer where prompts are shared; the gradient is the same",
     )
     gradient_checkpointing: Literal[True, False, "full", "attention", "dots", "none"] = Field(
         True,
