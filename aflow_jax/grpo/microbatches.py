@@ -111,7 +111,7 @@ def fullest_shapes(prompt: int, completion: int, samples: int, most: int) -> tup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bundle:
-    """Completions that run with one prompt.
+    """Completions of one prompt, those that run together or all.
 
     Attributes:
       prompt: Its tokens, as a number.
@@ -133,6 +133,35 @@ class _Bundle:
         return max(self.prompt, _SHORTEST) + int(np.maximum(self.lengths, _SHORTEST).sum())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """What a batch leads to, and its microbatches keep to.
+
+    Attributes:
+      most: How many sequences of prompt and completion a device's part of a microbatch may amount to.
+      multiple: Devices.
+      completions, prompts: Those that are live.
+      samples: Completions of a prompt, at most.
+      prompt_width: Positions of the longest prompt.
+    """
+
+    most: int
+    multiple: int
+    completions: int
+    prompts: int
+    samples: int
+    prompt_width: int
+
+    @property
+    def share(self) -> int:
+        """Completions that run with one prompt at most, so that every device has some."""
+        return -(-self.completions // self.multiple)
+
+    def prompt(self, length: int) -> int:
+        """A prompt's width: that of the batch's longest one, so that shapes are few, unless it is not half as long."""
+        return self.prompt_width if 2 * length >= self.prompt_width else bucket(length)
+
+
 def split_into_microbatches(
     batch: Batch, rows: int, *, mask_truncated: bool = False, multiple: int = 1
 ) -> list[Microbatch]:
@@ -150,13 +179,21 @@ def split_into_microbatches(
     if mask_truncated and batch.truncated is not None:
         mask = mask & ~np.asarray(batch.truncated, bool)[:, None]
     batch = dataclasses.replace(batch, tokens=np.asarray(batch.tokens), logprobs=np.asarray(batch.logprobs))
-    most = microbatch_rows(len(mask), rows, multiple) // multiple
-    bundles = [bundle for group in _groups(batch, mask) for bundle in _bundles(*group, most)]
+    groups = list(_groups(batch, mask))
+    limits = _Limits(
+        most=microbatch_rows(len(mask), rows, multiple) // multiple,
+        multiple=multiple,
+        completions=sum(len(group.rows) for group in groups),
+        samples=max((len(group.rows) for group in groups), default=0),
+        prompts=len(groups),
+        prompt_width=bucket(max((group.prompt for group in groups), default=1)),
+    )
+    bundles = [bundle for group in groups for bundle in _bundles(group, limits)]
     bundles.sort(key=lambda bundle: (bundle.samples, bundle.lengths[0], bundle.prompt), reverse=True)
     parts = []
     while bundles:
-        taken = _taken(bundles, most, multiple)
-        parts.append(_packed(batch, mask, bundles[:taken], -(-taken // multiple) * multiple))
+        taken = _taken(bundles, limits)
+        parts.append(_packed(batch, mask, bundles[:taken], limits))
         bundles = bundles[taken:]
     return parts
 
@@ -188,10 +225,8 @@ def bucket(length: int, smallest: int = _SHORTEST) -> int:
     return size
 
 
-def _groups(
-    batch: Batch, mask: Bool[np.ndarray, "B T"]
-) -> Iterator[tuple[int, Int[np.ndarray, "n"], Int[np.ndarray, "n"]]]:
-    """Yield each prompt's length, the live rows with it, the longest first, and their completions' lengths."""
+def _groups(batch: Batch, mask: Bool[np.ndarray, "B T"]) -> Iterator[_Bundle]:
+    """Yield the live rows of each prompt."""
     starts, ends = mask.argmax(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1)
     lengths = ends - starts
     rows_of = defaultdict(list)
@@ -199,60 +234,56 @@ def _groups(
         rows_of[batch.tokens[row, : starts[row]].tobytes()].append(row)
     for rows in map(np.array, rows_of.values()):
         rows = rows[np.argsort(-lengths[rows], kind="stable")]
-        yield int(starts[rows[0]]), rows, lengths[rows]
+        yield _Bundle(
+            prompt=int(starts[rows[0]]), rows=rows, lengths=lengths[rows], first=int(rows.min()), samples=len(rows)
+        )
 
 
-def _bundles(prompt: int, rows: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"], most: int) -> Iterator[_Bundle]:
-    at = 0
-    while at < len(rows):
-        width = bucket(int(lengths[at]))
-        full = _shared_out(len(rows) - at, completions_at_once(bucket(prompt), width, most))
+def _bundles(group: _Bundle, limits: _Limits) -> Iterator[_Bundle]:
+    """Divide a prompt's completions into those that run together."""
+    at, whole = 0, rounded_count(limits.samples)
+    while at < len(group.rows):
+        lengths = group.lengths[at:]
+        width = bucket(int(lengths[0]))
+        most = min(limits.share, completions_at_once(limits.prompt(group.prompt), width, limits.most))
+        enough = min(count for count in _counts(2 * len(lengths), whole) if count >= len(lengths))
         samples = next(
             count
-            for count in _counts(full)
-            if np.maximum(lengths[at : at + count], _SHORTEST).sum() >= (1 - MOST_PADDING) * count * width
+            for count in _counts(min(most, enough), whole)
+            if np.maximum(lengths[:count], _SHORTEST).sum() >= (1 - MOST_PADDING) * count * width
         )
         taken = slice(at, at + samples)
-        yield _Bundle(prompt=prompt, rows=rows[taken], lengths=lengths[taken], first=int(rows.min()), samples=samples)
+        yield dataclasses.replace(group, rows=group.rows[taken], lengths=group.lengths[taken], samples=samples)
         at += samples
 
 
-def _taken(bundles: list[_Bundle], most: int, multiple: int) -> int:
+def _taken(bundles: list[_Bundle], limits: _Limits) -> int:
     """How many of the bundles, sorted, to run together."""
     samples, completion = bundles[0].samples, bucket(int(bundles[0].lengths[0]))
     alike = [bundle for bundle in bundles if bundle.samples == samples]
 
-    def prompt(count: int) -> int:
-        return bucket(max(bundle.prompt for bundle in alike[: count * multiple]))
+    def is_enough(count: int) -> bool:
+        some = alike[: count * limits.multiple]
+        prompt = limits.prompt(max(bundle.prompt for bundle in some))
+        positions = count * limits.multiple * (prompt + samples * completion)
+        is_dense = sum(bundle.positions for bundle in some) >= (1 - MOST_PADDING) * positions
+        return is_dense and count <= prompts_at_once(prompt, completion, samples, limits.most)
 
-    def is_dense(count: int) -> bool:
-        needed = sum(bundle.positions for bundle in alike[: count * multiple])
-        return needed >= (1 - MOST_PADDING) * count * multiple * (prompt(count) + samples * completion)
-
-    available = -(-len(alike) // multiple)
-    fitting = next(
-        count for count in range(available, 0, -1) if count <= prompts_at_once(prompt(count), completion, samples, most)
-    )
-    full = _shared_out(available, fitting)
-    count = next((count for count in _counts(full) if is_dense(count)), 1)
-    return min(len(alike), count * multiple)
+    counts = _counts(-(-len(alike) // limits.multiple), -(-limits.prompts // limits.multiple))
+    return min(len(alike), limits.multiple * next((count for count in counts if is_enough(count)), 1))
 
 
-def _shared_out(count: int, most: int) -> int:
-    """How many of `count` things to take at once, `most` at most, so that each time about as many are taken."""
-    even = -(-count // -(-count // most))
-    return min(most, rounded_count(even))
+def _counts(most: int, whole: int) -> Iterator[int]:
+    """Few numbers up to `most`, the largest first: `whole`, and powers of two."""
+    powers = {1 << exponent for exponent in range(most.bit_length())}
+    yield from sorted(powers | {whole} if whole <= most else powers, reverse=True)
 
 
-def _counts(most: int) -> Iterator[int]:
-    """`most`, and the rounded numbers below, down to 1."""
-    return (count for count in range(most, 0, -1) if count in (most, rounded_count(count)))
-
-
-def _packed(batch: Batch, mask: Bool[np.ndarray, "B T"], bundles: list[_Bundle], groups: int) -> Microbatch:
-    """Lay out bundles as rows, and empty ones up to `groups`."""
+def _packed(batch: Batch, mask: Bool[np.ndarray, "B T"], bundles: list[_Bundle], limits: _Limits) -> Microbatch:
+    """Lay out bundles as rows, and empty ones up to a multiple of what the batch is divided over."""
     samples, completion = bundles[0].samples, bucket(max(int(bundle.lengths[0]) for bundle in bundles))
-    prompt = bucket(max(bundle.prompt for bundle in bundles))
+    prompt = limits.prompt(max(bundle.prompt for bundle in bundles))
+    groups = -(-len(bundles) // limits.multiple) * limits.multiple
     rows = np.zeros((groups, 1 + samples), np.int32)
     prompts = np.zeros((groups, prompt), np.int32)
     prompt_lengths, lengths = np.ones(groups, np.int32), np.zeros((groups, samples), np.int32)

@@ -109,6 +109,30 @@ def test_few_void_rows_bring_no_new_shape():
     assert shapes([row in (3, 17) for row in range(32)]) <= shapes(None)
 
 
+def test_many_steps_have_few_shapes():
+    """Prompts and completions as workflows have them, one in ten void; each shape is a compiled program."""
+    random, shapes = np.random.default_rng(0), set()
+    for _ in range(50):
+        prompts = [[1 + problem] * length for problem, length in enumerate(random.integers(900, 1300, 4))]
+        lengths = (250 * random.lognormal(0, 0.3, (4, 1)) * random.lognormal(0, 0.35, (4, 8))).astype(int).ravel()
+        batch = Batch.from_rollouts(
+            prompts=[prompt for prompt in prompts for _ in range(8)],
+            completions=[[2] * length for length in lengths],
+            logprobs=[[0.0] * length for length in lengths],
+            advantages=[0.0] * 32,
+            void=random.random(32) < 0.1,
+        )
+        shapes |= {(part.tokens.shape, part.mask.shape) for part in split_into_microbatches(batch, 2)}
+    assert len(shapes) <= 24
+
+
+def test_every_device_gets_completions_where_there_are_enough():
+    """Eight devices and four prompts with eight completions each: none shares as many as would leave devices idle."""
+    (part,) = split_into_microbatches(groups(4, 8, 64, 64), 32, multiple=8)
+    assert part.packing.lengths.shape == (8, 4)
+    assert part.mask.any(axis=1).all()
+
+
 @pytest.mark.parametrize("rows", [1, 7, 16])
 @pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("samples", [1, 5])
