@@ -123,7 +123,7 @@ def test_many_steps_have_few_shapes():
             void=random.random(32) < 0.1,
         )
         shapes |= {(part.tokens.shape, part.mask.shape) for part in split_into_microbatches(batch, 2)}
-    assert len(shapes) <= 24
+    assert len(shapes) <= 28
 
 
 def test_every_device_gets_completions_where_there_are_enough():
