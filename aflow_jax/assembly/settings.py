@@ -56,6 +56,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         mask_truncated=config.mask_truncated,
         ppo_epochs=config.ppo_epochs,
         microbatch_size=-(-rollouts // config.gradient_accumulation_steps),
+        longest_sequence=config.prompt_max_length + config.max_new_tokens,
         remat=_remat(config),
         seed=config.seed,
     )
@@ -70,6 +71,7 @@ def supervised_settings(config: Config, stage: WarmStart | RejectionSampling, st
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         microbatch_size=-(-stage.batch_size // config.gradient_accumulation_steps),
+        longest_sequence=config.prompt_max_length + config.max_new_tokens,
         remat=_remat(config),
         seed=config.seed,
     )

@@ -74,6 +74,7 @@ class Learner:
         self._fitting: set[tuple] = set()
         self.settings = settings
         self.microbatch_size = settings.microbatch_size
+        self._longest = settings.longest_sequence
         self._adapter = adapter
         self.state = new_state(adapter.weights, settings, model.rules)
 
@@ -150,6 +151,7 @@ class Learner:
             parts = split_into_microbatches(
                 batch,
                 self.microbatch_size,
+                longest=self._longest,
                 mask_truncated=self.settings.mask_truncated,
                 multiple=data_parts(self.model.rules),
             )
@@ -158,13 +160,24 @@ class Learner:
                 return parts, result
             # Here and not in the handler, where the traceback still holds the failed attempt's buffers.
             result = None
-            self._halve(max(part.whole_sequences for part in parts))
+            self._halve(parts)
 
     def _attempt(self, parts: list[Microbatch], accumulate: Callable[[list[Microbatch]], Any]) -> Any:
         # Waits: no failure may come to light after `apply_gradient` was given the state's buffers.
         return jax.block_until_ready(accumulate(parts)) if parts else None
 
-    def _halve(self, rows: int) -> None:
+    def _halve(self, parts: list[Microbatch]) -> None:
+        if self._longest > (longest := max(part.longest for part in parts)):
+            # More sequences than `microbatch_size` of them, since they are short.
+            self._longest = max(longest, self._longest // 2)
+            logger.warning(
+                "out of device memory: the step is made with as many tokens at a time as %d sequences of %d have, and so "
+                "are later ones; the gradient is the same",
+                self.microbatch_size,
+                self._longest,
+            )
+            return
+        rows = max(part.whole_sequences for part in parts)
         if rows == data_parts(self.model.rules):
             raise UserError(
                 "out of device memory with one sequence at a time: lower response_max_length or prompt_max_length, set "

@@ -20,7 +20,8 @@ MOST_PADDING = 0.5
 nothing would hold those with less."""
 
 _MOST_SPREAD = 4
-"""Sequences of a microbatch, for each that it would hold without shared prompts: attention runs each one whole."""
+"""Positions of a microbatch's sequences, each with its own copy of the prompt, which attention reads, for each position
+that the microbatch may have."""
 
 
 @jax.tree_util.register_dataclass
@@ -45,9 +46,14 @@ class Microbatch:
     advantages: Float[Array, "GS"]
 
     @property
+    def longest(self) -> int:
+        """Positions of a prompt and one completion."""
+        return self.packing.prompt_width + self.mask.shape[1]
+
+    @property
     def whole_sequences(self) -> int:
         """How many sequences of prompt and completion would have as many positions, rounded up."""
-        return -(-self.tokens.size // (self.packing.prompt_width + self.mask.shape[1]))
+        return -(-self.tokens.size // self.longest)
 
     @property
     def packed_tokens(self) -> int:
@@ -90,23 +96,27 @@ class MicrobatchShape:
 def fullest_shapes(prompt: int, completion: int, samples: int, most: int) -> tuple[MicrobatchShape, ...]:
     """Return the microbatches of which one takes the most memory, given the longest prompt and completion.
 
-    They are the one whose completions share no prompt, since others died; the one of the longest completions; and the
-    one that attention spreads the most.
+    They are the one of the longest sequences that share no prompt, since others died; the one of the longest that do;
+    the one that attention spreads the most; and the one with the most positions in the loss.
 
     Args:
       prompt, completion: Tokens, at most.
       samples: Completions of a prompt.
       most: How many sequences of prompt and completion a microbatch may amount to.
     """
+    longest, width = bucket(prompt), bucket(completion)
+    room = most * (longest + width)
+
+    def shape(prompt: int, width: int, samples: int) -> MicrobatchShape:
+        count = prompts_at_once(prompt, width, samples, room)
+        return MicrobatchShape(prompts=count, samples=samples, prompt_width=prompt, width=width)
+
+    def shared(prompt: int, width: int) -> MicrobatchShape:
+        return shape(prompt, width, min(samples, completions_at_once(prompt, width, room)))
+
     widths = sorted({bucket(length) for length in range(1, completion + 1)})
-
-    def shape(width: int, samples: int) -> MicrobatchShape:
-        count = prompts_at_once(bucket(prompt), width, samples, most)
-        return MicrobatchShape(prompts=count, samples=samples, prompt_width=bucket(prompt), width=width)
-
-    shared = [shape(width, min(samples, completions_at_once(bucket(prompt), width, most))) for width in widths]
-    spread = max(shared, key=lambda one: one.sequences)
-    return tuple(dict.fromkeys([shape(widths[-1], 1), shared[-1], spread]))
+    spread = max((shared(longest, some) for some in widths), key=lambda shape: shape.sequences)
+    return tuple(dict.fromkeys([shape(longest, width, 1), shared(longest, width), spread, shared(_SHORTEST, width)]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +148,8 @@ class _Limits:
     """What a batch leads to, and its microbatches keep to.
 
     Attributes:
-      most: How many sequences of prompt and completion a device's part of a microbatch may amount to.
+      most: How many sequences a device's part of a microbatch may amount to.
+      longest: Positions of one of them, if a prompt and a completion have not more.
       multiple: Devices.
       completions, prompts: Those that are live.
       samples: Completions of a prompt, at most.
@@ -146,6 +157,7 @@ class _Limits:
     """
 
     most: int
+    longest: int
     multiple: int
     completions: int
     prompts: int
@@ -157,15 +169,21 @@ class _Limits:
         """Completions that run with one prompt at most, so that every device has some."""
         return -(-self.completions // self.multiple)
 
+    def room(self, prompt: int, completion: int) -> int:
+        """Positions that a device's part of a microbatch may have, given the widths of a prompt and a completion."""
+        return self.most * max(self.longest, prompt + completion)
+
     def prompt(self, length: int) -> int:
         """A prompt's width: that of the batch's longest one, so that shapes are few, unless it is not half as long."""
         return self.prompt_width if 2 * length >= self.prompt_width else bucket(length)
 
 
 def split_into_microbatches(
-    batch: Batch, rows: int, *, mask_truncated: bool = False, multiple: int = 1
+    batch: Batch, rows: int, *, longest: int = 0, mask_truncated: bool = False, multiple: int = 1
 ) -> list[Microbatch]:
     """Divide a batch into microbatches of no more positions than `rows` sequences of their prompt and completion have.
+
+    Where there was room for as many sequences of `longest` positions, which are more, they have no more than those.
 
     Rows without a loss token are dropped. Completions with the same tokens before the first one run with one prompt,
     as many as that leaves room for. Completions of like length share a microbatch: where more than `MOST_PADDING` of
@@ -182,6 +200,7 @@ def split_into_microbatches(
     groups = list(_groups(batch, mask))
     limits = _Limits(
         most=microbatch_rows(len(mask), rows, multiple) // multiple,
+        longest=longest,
         multiple=multiple,
         completions=sum(len(group.rows) for group in groups),
         samples=max((len(group.rows) for group in groups), default=0),
@@ -204,16 +223,15 @@ def microbatch_rows(sequences: int, most: int, multiple: int = 1) -> int:
     return -(-rows // multiple) * multiple
 
 
-def completions_at_once(prompt: int, completion: int, most: int) -> int:
-    """How many completions run with one prompt, given the widths of both, and to how many sequences it may amount."""
-    room = most * (prompt + completion) - prompt
-    return min(room // completion, _MOST_SPREAD * most)
+def completions_at_once(prompt: int, completion: int, room: int) -> int:
+    """How many completions run with one prompt, given the widths of both, and positions for one sequence or more."""
+    return min((room - prompt) // completion, _MOST_SPREAD * room // (prompt + completion))
 
 
-def prompts_at_once(prompt: int, completion: int, samples: int, most: int) -> int:
+def prompts_at_once(prompt: int, completion: int, samples: int, room: int) -> int:
     """How many prompts run with so many completions each, given the same."""
-    room = most * (prompt + completion)
-    return max(1, min(room // (prompt + samples * completion), _MOST_SPREAD * most // samples))
+    whole = samples * (prompt + completion)
+    return max(1, min(room // (prompt + samples * completion), _MOST_SPREAD * room // whole))
 
 
 def bucket(length: int, smallest: int = _SHORTEST) -> int:
@@ -245,7 +263,8 @@ def _bundles(group: _Bundle, limits: _Limits) -> Iterator[_Bundle]:
     while at < len(group.rows):
         lengths = group.lengths[at:]
         width = bucket(int(lengths[0]))
-        most = min(limits.share, completions_at_once(limits.prompt(group.prompt), width, limits.most))
+        prompt = limits.prompt(group.prompt)
+        most = min(limits.share, completions_at_once(prompt, width, limits.room(prompt, width)))
         enough = min(count for count in _counts(2 * len(lengths), whole) if count >= len(lengths))
         samples = next(
             count
@@ -267,7 +286,7 @@ def _taken(bundles: list[_Bundle], limits: _Limits) -> int:
         prompt = limits.prompt(max(bundle.prompt for bundle in some))
         positions = count * limits.multiple * (prompt + samples * completion)
         is_dense = sum(bundle.positions for bundle in some) >= (1 - MOST_PADDING) * positions
-        return is_dense and count <= prompts_at_once(prompt, completion, samples, limits.most)
+        return is_dense and count <= prompts_at_once(prompt, completion, samples, limits.room(prompt, completion))
 
     counts = _counts(-(-len(alike) // limits.multiple), -(-limits.prompts // limits.multiple))
     return min(len(alike), limits.multiple * next((count for count in counts if is_enough(count)), 1))

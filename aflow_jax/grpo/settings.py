@@ -54,6 +54,8 @@ class LearnerSettings(GradientSettings):
       mask_truncated: Whether completions cut by the length limit leave the loss.
       ppo_epochs: Optimizer steps for each batch.
       microbatch_size: Sequences that go through the model at once. It changes memory and time, not the gradient.
+      longest_sequence: Tokens of a prompt and a completion at most, if that is known: shorter ones go through the model
+        in greater numbers, with as many positions at once.
       seed: Seed of the adapter's dropout.
     """
 
@@ -65,6 +67,7 @@ class LearnerSettings(GradientSettings):
     mask_truncated: bool = False
     ppo_epochs: int = 1
     microbatch_size: int = 8
+    longest_sequence: int = 0
     seed: int = 0
 
     def schedule(self, step: Int[Array, ""]) -> Float[Array, ""]:

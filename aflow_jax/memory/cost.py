@@ -109,7 +109,8 @@ def step_cost(
     decoding = sequences * completion * (tuned.forward(prompt + completion / 2) + tuned.head)
 
     most = max(1, microbatch_rows(sequences, settings.microbatch_size) // max(config.mesh.data, 1))
-    runs = problems * -(-samples // min(samples, completions_at_once(prompt, completion, most)))
+    room = most * (config.prompt_max_length + config.max_new_tokens)
+    runs = problems * -(-samples // min(samples, completions_at_once(prompt, completion, room)))
     tokens = runs * prompt + sequences * completion
     # Attention runs each sequence whole, and a token of it attends to half of the length on average.
     pairs = sequences * (prompt + completion) ** 2 / 2

@@ -101,6 +101,15 @@ def test_completions_of_one_prompt_share_its_run_as_far_as_there_is_room(rows, p
     assert all(part.tokens.size <= rows * (prompt + completion) for part in parts)
 
 
+def test_short_sequences_take_the_room_of_long_ones():
+    """Where one of 4,096 tokens has room, four prompts of 256 with their eight completions of 64 have it together."""
+    (part,) = split_into_microbatches(groups(4, 8, 256, 64), 1, longest=4096)
+    assert part.packing.lengths.shape == (4, 8)
+    parts = split_into_microbatches(groups(4, 8, 1024, 512), 2, longest=4096)
+    assert [part.packing.lengths.shape for part in parts] == [(1, 8)] * 4
+    assert split_into_microbatches(groups(1, 1, 4000, 500), 1, longest=4096)[0].packing.lengths.shape == (1, 1)
+
+
 def test_few_void_rows_bring_no_new_shape():
     def shapes(void):
         parts = split_into_microbatches(groups(4, 8, 64, 64, void=void), 8)

@@ -11,6 +11,7 @@ import pytest
 from aflow_jax.errors import UserError
 from aflow_jax.grpo import Batch, Learner, LearnerSettings, policy_loss, token_logprobs
 from aflow_jax.grpo import learner as learner_module
+from aflow_jax.grpo.microbatches import split_into_microbatches
 
 LENGTHS = ((3, 6), (7, 2), (1, 9), (5, 1), (2, 12), (4, 4))  # prompt and completion of each row
 TEMPERATURE = 0.8
@@ -260,6 +261,22 @@ def test_a_step_that_runs_out_of_memory_is_made_with_smaller_microbatches_then_a
     assert (metrics, learner.update(four, TEMPERATURE)) == expected
     assert sizes[7:] == [1, 1, 1, 1]
     assert_same_bits(learner.state, steady.state)
+
+
+def test_short_sequences_that_took_the_room_of_long_ones_are_fewer_after_running_out_of_memory(
+    model, adapter, four, monkeypatch, caplog
+):
+    longest = max(part.longest for part in split_into_microbatches(four, 1))
+    settings = dataclasses.replace(SETTINGS, microbatch_size=1, longest_sequence=4 * longest)
+    learner = Learner(model, adapter, settings)
+    sizes = out_of_memory_when(monkeypatch, lambda sizes: max(sizes) > 1 and len(sizes) < 3)
+    learner.update(four, TEMPERATURE)
+    assert (sizes[0], sizes[1], set(sizes[2:])) == (4, 2, {1})
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of device memory: the step is made with as many tokens at a time as 1 sequences of "
+        f"{size * longest} have, and so are later ones; the gradient is the same"
+        for size in (2, 1)
+    ]
 
 
 def test_one_sequence_that_does_not_fit_names_what_to_lower_and_costs_nothing(model, adapter, four, monkeypatch):

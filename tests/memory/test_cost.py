@@ -87,7 +87,13 @@ def test_an_update_runs_a_prompt_once_for_as_many_completions_as_a_microbatch_ha
     shape, lengths = published_shape("7B"), {"prompt_length": 1000, "completion_length": 500}
     costs = {
         steps: step_cost(
-            config(num_return_sequences_in_group=4, rollout_batch_size=1, gradient_accumulation_steps=steps),
+            config(
+                num_return_sequences_in_group=4,
+                rollout_batch_size=1,
+                gradient_accumulation_steps=steps,
+                prompt_max_length=1000,
+                response_max_length=500,
+            ),
             shape,
             **lengths,
         )

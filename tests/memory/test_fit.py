@@ -86,7 +86,7 @@ def test_the_changes_are_those_that_a_search_through_all_values_finds(missing):
     [
         ("training", "t4_16gb", [{"gradient_accumulation_steps": 10, "sampling_slots": 1, "quantization": "nf4"}]),
         ("gpu/a100_80gb", "a100_40gb", [{"gradient_accumulation_steps": 5}]),
-        ("gpu/h200", "a100_80gb", [{"gradient_accumulation_steps": 3}, {"response_max_length": 2048}]),
+        ("gpu/h200", "a100_80gb", [{"gradient_accumulation_steps": 3}, {"response_max_length": 1536}]),
     ],
 )
 def test_what_presets_of_7b_would_need_on_a_smaller_card(request, preset, card, changes):
