@@ -171,8 +171,8 @@ class Learner:
             # More sequences than `microbatch_size` of them, since they are short.
             self._longest = max(longest, self._longest // 2)
             logger.warning(
-                "out of device memory: the step is made with as many tokens at a time as %d sequences of %d have, and so "
-                "are later ones; the gradient is the same",
+                "out of device memory: the step is made with as many tokens at a time as %d sequences of %d have, and "
+                "so are later ones; the gradient is the same",
                 self.microbatch_size,
                 self._longest,
             )
