@@ -108,6 +108,14 @@ CHECKS = {
         "--repetitions 1",
         9,
     ),
+    "learner-shared": Check(
+        "an update of 16 sequences of 2,048 + 512 tokens, eight of each prompt, against peft with checkpointing",
+        f"{SCRIPTS}/bench_learner.py --sides ours peft-checkpointing --shape 7B --rows 16 --samples 8 --prompt 2048 "
+        f"--completion 512 {_BF16} --remat full --microbatch 4 --peer-microbatch 2",
+        f"{SCRIPTS}/bench_learner.py --sides ours peft-checkpointing --shape tiny --rows 4 --samples 2 --prompt 16 "
+        "--completion 16 --remat full --repetitions 1",
+        9,
+    ),
     "learner-peft": Check(
         "the same against peft with gradient checkpointing, at 1,024 tokens (needs torch with CUDA; aim: 1.5 x)",
         f"{SCRIPTS}/bench_learner.py --sides ours peft-checkpointing --shape 7B --completion 896 {_BF16} --remat full "

@@ -169,7 +169,8 @@ class Learner:
     def _halve(self, parts: list[Microbatch]) -> None:
         if self._longest > (longest := max(part.longest for part in parts)):
             # More sequences than `microbatch_size` of them, since they are short.
-            self._longest = max(longest, self._longest // 2)
+            taken = -(-max(part.tokens.size for part in parts) // self.microbatch_size)
+            self._longest = max(longest, min(self._longest, taken) // 2)
             logger.warning(
                 "out of device memory: the step is made with as many tokens at a time as %d sequences of %d have, and "
                 "so are later ones; the gradient is the same",
