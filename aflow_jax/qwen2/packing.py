@@ -5,8 +5,9 @@
                | prompt completion 1 ··· |                           as the rows of any causal attention
 
 All but attention looks at one position at a time, and so runs on the packed rows. For attention keys and values are
-spread: every completion gets its own copy of the prompt's (`packed_attention`). The result is that of whole sequences, and so is the gradient, whose
-parts for a prompt are summed over its completions (Liu et al., 2025, arXiv:2506.05433, do the same).
+spread: every completion gets its own copy of the prompt's (`packed_attention`). The result is that of whole sequences,
+and so is the gradient, whose parts for a prompt are summed over its completions (Liu et al., 2025, arXiv:2506.05433, do
+the same).
 """
 
 import dataclasses
