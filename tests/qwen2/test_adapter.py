@@ -9,6 +9,7 @@ from golden_models import SHAPES, VOCABULARY, make_model
 from aflow_jax.errors import UserError
 from aflow_jax.qwen2 import TARGETS, Adapter, Qwen2, Qwen2Config, init_adapter, parameter_count
 from aflow_jax.qwen2.adapter import low_rank_delta
+from aflow_jax.qwen2.dropout import Dropout
 
 SEVEN_B = Qwen2Config(
     hidden_size=3584,
@@ -101,15 +102,16 @@ def test_dropout_acts_only_where_a_key_is_given(model, trained):
 def test_what_a_row_drops_depends_on_its_key_alone():
     inputs, matrices = jnp.ones((3, 7, 8)), {"a": jnp.ones((8, 1)), "b": jnp.ones((1, 1))}
     keys = jax.random.split(jax.random.key(0), 3)
-    together = low_rank_delta(inputs, matrices, 1.0, 0.5, keys)
-    alone = low_rank_delta(inputs[1:2, :4], matrices, 1.0, 0.5, keys[1:2])
+    together = low_rank_delta(inputs, matrices, 1.0, 0.5, Dropout(keys=keys))
+    alone = low_rank_delta(inputs[1:2, :4], matrices, 1.0, 0.5, Dropout(keys=keys[1:2]))
     np.testing.assert_array_equal(alone[0], together[1, :4])
     assert np.any(together[0] != together[1])
 
 
 def test_dropout_leaves_the_expected_update_unchanged():
     inputs, a, b = jnp.full((2, 10_000, 8), 1.0), jnp.ones((8, 1)) / 8, jnp.ones((1, 1))
-    updates = low_rank_delta(inputs, {"a": a, "b": b}, 3.0, 0.25, jax.random.split(jax.random.key(0)))
+    dropout = Dropout(keys=jax.random.split(jax.random.key(0)))
+    updates = low_rank_delta(inputs, {"a": a, "b": b}, 3.0, 0.25, dropout)
     assert updates.mean() == pytest.approx(3.0, rel=0.01)
     # The mean of 8 inputs, each 1/.75 with probability .75, else 0.
     assert updates.std() == pytest.approx(3.0 * np.sqrt(0.25 / 0.75 / 8), rel=0.03)
