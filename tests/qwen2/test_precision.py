@@ -93,7 +93,7 @@ def noisy_adapter(model: Qwen2) -> Adapter:
 
 def test_the_planted_outliers_overflow_a_naive_float16_mlp(planted):
     half, exact = rounded(planted)
-    residual, _ = exact._run(ROWS, None, None, None, "none", keep_cache=False)
+    residual, _ = exact._run(ROWS, None, None)
     assert (np.abs(residual).max(axis=(1, 2)) > 1e6).all(), "the planted outliers should reach the residual stream"
 
     weights = {name: weight[0] for name, weight in half.layer_weights().items()}
