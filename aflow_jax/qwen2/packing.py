@@ -71,14 +71,6 @@ class Packing:
         return packed[:, self.prompt_width :].reshape(self.lengths.size, width, *packed.shape[2:])
 
 
-def _take(rows: Shaped[Array, "G T ..."], places: Int[Array, "G W"]) -> Shaped[Array, "G W ..."]:
-    return jax.vmap(lambda row, at: row.at[at].get(mode="promise_in_bounds"))(rows, places)
-
-
-def _flat(rows: Shaped[Array, "G S W ..."]) -> Shaped[Array, "G SW ..."]:
-    return rows.reshape(rows.shape[0], -1, *rows.shape[3:])
-
-
 # Both directions are gathers, and so are their gradients. A gather's own gradient is a scatter, which on a GPU adds up
 # in any order, and so gives other last bits each time.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -14,8 +14,6 @@ from aflow_jax.grpo.microbatches import split_into_microbatches
 from aflow_jax.grpo.settings import GradientSettings
 
 LENGTHS = ((3, 6), (40, 2), (1, 9), (5, 1), (2, 12), (4, 4))  # prompt and completion of each row
-
-
 GROUPS = {"each its own prompt": (0, 1, 2, 3, 4, 5), "three prompts": (1, 0, 1, 1, 0, 3), "one prompt": 6 * (4,)}
 
 
