@@ -136,7 +136,7 @@ class Learner:
             logprobs=np.zeros(np.asarray(tokens).shape, np.float32),
             advantages=np.zeros(rows, np.float32),
         )
-        parts, accumulated = self._within_memory(batch, self._supervised_gradient)
+        parts, accumulated = self._within_memory(batch, self._supervised_gradient, share_prompts=False)
         if not parts:
             return self._skipped()
         gradient, sums = accumulated
@@ -144,7 +144,7 @@ class Learner:
         return _metrics(parts, sums, [step])
 
     def _within_memory(
-        self, batch: Batch, accumulate: Callable[[list[Microbatch]], Any]
+        self, batch: Batch, accumulate: Callable[[list[Microbatch]], Any], *, share_prompts: bool = True
     ) -> tuple[list[Microbatch], Any]:
         """Run `accumulate` on the batch's microbatches, halved as often as the device's memory demands."""
         while True:
@@ -153,6 +153,7 @@ class Learner:
                 self.microbatch_size,
                 longest=self._longest,
                 mask_truncated=self.settings.mask_truncated,
+                share_prompts=share_prompts,
                 multiple=data_parts(self.model.rules),
             )
             failed, result = _unless_out_of_memory(lambda parts=parts: self._attempt(parts, accumulate))

@@ -179,14 +179,21 @@ class _Limits:
 
 
 def split_into_microbatches(
-    batch: Batch, rows: int, *, longest: int = 0, mask_truncated: bool = False, multiple: int = 1
+    batch: Batch,
+    rows: int,
+    *,
+    longest: int = 0,
+    mask_truncated: bool = False,
+    share_prompts: bool = True,
+    multiple: int = 1,
 ) -> list[Microbatch]:
     """Divide a batch into microbatches of no more positions than `rows` sequences of their prompt and completion have.
 
     Where there was room for as many sequences of `longest` positions, which are more, they have no more than those.
 
     Rows without a loss token are dropped. Completions with the same tokens before the first one run with one prompt,
-    as many as that leaves room for. Completions of like length share a microbatch: where more than `MOST_PADDING` of
+    as many as that leaves room for, unless `share_prompts` is False, which makes fewer shapes where few prompts come
+    more than once. Completions of like length share a microbatch: where more than `MOST_PADDING` of
     its positions would be padding it has fewer of them; its prompts are a multiple of `multiple`. Widths are rounded
     up to a `bucket`, so that steps of many lengths share few compiled programs. Raises ValueError where a row's first
     token is a loss token: nothing predicts it.
@@ -197,7 +204,7 @@ def split_into_microbatches(
     if mask_truncated and batch.truncated is not None:
         mask = mask & ~np.asarray(batch.truncated, bool)[:, None]
     batch = dataclasses.replace(batch, tokens=np.asarray(batch.tokens), logprobs=np.asarray(batch.logprobs))
-    groups = list(_groups(batch, mask))
+    groups = list(_groups(batch, mask, share_prompts))
     limits = _Limits(
         most=microbatch_rows(len(mask), rows, multiple) // multiple,
         longest=longest,
@@ -243,13 +250,13 @@ def bucket(length: int, smallest: int = _SHORTEST) -> int:
     return size
 
 
-def _groups(batch: Batch, mask: Bool[np.ndarray, "B T"]) -> Iterator[_Bundle]:
-    """Yield the live rows of each prompt."""
+def _groups(batch: Batch, mask: Bool[np.ndarray, "B T"], share_prompts: bool) -> Iterator[_Bundle]:
+    """Yield the live rows of each prompt, or each by itself."""
     starts, ends = mask.argmax(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1)
     lengths = ends - starts
     rows_of = defaultdict(list)
     for row in np.flatnonzero(mask.any(axis=1)):
-        rows_of[batch.tokens[row, : starts[row]].tobytes()].append(row)
+        rows_of[batch.tokens[row, : starts[row]].tobytes() if share_prompts else row].append(row)
     for rows in map(np.array, rows_of.values()):
         rows = rows[np.argsort(-lengths[rows], kind="stable")]
         yield _Bundle(

@@ -142,7 +142,7 @@ def _phases(
         return resident | _sampling(config, policy, prompts, samples)
 
     def update() -> Terms:
-        return resident | _update(config, policy, settings, rollouts, moved=True)
+        return resident | _update(config, policy, settings, rollouts, samples, moved=True)
 
     phases = {"sampling": partial(sampling, problems, samples), "update": update}
     if config.eval_every and evaluated != 0:
@@ -213,12 +213,14 @@ def _largest_prefill(longest: int, prompts: int) -> tuple[int, int]:
     return max(((prefill_rows(length, prompts), length) for length in lengths), key=math.prod)
 
 
-def _update(config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, *, moved: bool) -> Terms:
+def _update(
+    config: Config, policy: PolicyShape, settings: LearnerSettings, sequences: int, samples: int, *, moved: bool
+) -> Terms:
     sized = dataclasses.replace(settings, microbatch_size=1)  # the rows say it: what is laid out once serves all
     shapes = fullest_shapes(
         config.prompt_max_length,
         config.max_new_tokens,
-        config.num_return_sequences_in_group,
+        samples,
         policy.rows(microbatch_rows(sequences, settings.microbatch_size)),
     )
     layouts = [gradient_layout(policy.part, sized, shape) for shape in shapes]
@@ -239,7 +241,7 @@ def _supervised(
         "adapter": resident["adapter"] + policy.adapter_bytes(policy.adapter.weights),
         "optimizer": resident["optimizer"] + second["optimizer"],
     }
-    return resident | doubled | _update(config, policy, settings, sequences, moved=moved)
+    return resident | doubled | _update(config, policy, settings, sequences, 1, moved=moved)
 
 
 def _fuller(one: Terms, other: Terms) -> Terms:

@@ -118,6 +118,19 @@ def test_few_void_rows_bring_no_new_shape():
     assert shapes([row in (3, 17) for row in range(32)]) <= shapes(None)
 
 
+def test_where_prompts_seldom_come_twice_those_that_do_need_no_microbatch_of_their_own(monkeypatch):
+    prompts = [[5, 6, 7], [8], [9, 10], [5, 6, 7], [15]]
+    monkeypatch.setattr(f"{__name__}.PROMPTS", prompts)
+    completions = [[20, 21], [22, 23, 24], [25], [27], [26]]
+    monkeypatch.setattr(f"{__name__}.COMPLETIONS", completions)
+    batch = make_batch(
+        prompts=prompts, completions=completions, logprobs=[[-0.1 * token for token in row] for row in completions]
+    )
+    assert len(split_into_microbatches(batch, 8)) == 2
+    (part,) = split_into_microbatches(batch, 8, share_prompts=False)
+    assert read_back([part]) == expected(range(5))
+
+
 def test_many_steps_have_few_shapes():
     """Prompts and completions as workflows have them, one in ten void; each shape is a compiled program."""
     random, shapes = np.random.default_rng(0), set()
