@@ -126,7 +126,7 @@ def test_where_prompts_seldom_come_twice_those_that_do_need_no_microbatch_of_the
     batch = make_batch(
         prompts=prompts, completions=completions, logprobs=[[-0.1 * token for token in row] for row in completions]
     )
-    assert len(split_into_microbatches(batch, 8)) == 2
+    assert len(split_into_microbatches(batch, 8)) > 1
     (part,) = split_into_microbatches(batch, 8, share_prompts=False)
     assert read_back([part]) == expected(range(5))
 
