@@ -14,7 +14,7 @@ Executing and grading workflows costs the device nothing.
 
 import dataclasses
 
-from aflow_jax.assembly import learner_settings
+from aflow_jax.assembly import learner_settings, planned_rules
 from aflow_jax.config import Config
 from aflow_jax.grpo.microbatches import completions_at_once, microbatch_rows
 from aflow_jax.qwen2 import Qwen2Config
@@ -92,12 +92,14 @@ def step_cost(
     prompt_length: int | None = None,
     completion_length: int | None = None,
     dtype: str = "bfloat16",
+    devices: int = 1,
 ) -> StepCost:
     """Return the cost of a step whose prompts and completions have these lengths; None takes the longest allowed.
 
     With B problems and K completions of each, B · prompts are run and B · K completions drawn; the update runs B · K
     completions, and a prompt once for as many of them as a microbatch has room for. Attention grows with the square of
     the length, all else with the tokens. What padding adds is not counted (`update/padding_ratio` says how much it is).
+    `devices` are laid out as `config.mesh` says.
     """
     problems, samples = config.rollout_batch_size, config.num_return_sequences_in_group
     prompt = prompt_length or config.prompt_max_length
@@ -108,7 +110,8 @@ def step_cost(
     prefill = problems * prompt * tuned.forward(prompt / 2)
     decoding = sequences * completion * (tuned.forward(prompt + completion / 2) + tuned.head)
 
-    most = max(1, microbatch_rows(sequences, settings.microbatch_size) // max(config.mesh.data, 1))
+    rules = planned_rules(config, devices)
+    most = max(1, microbatch_rows(sequences, settings.microbatch_size) // rules.data)
     room = most * (config.prompt_max_length + config.max_new_tokens)
     runs = problems * -(-samples // min(samples, completions_at_once(prompt, completion, room)))
     tokens = runs * prompt + sequences * completion
@@ -123,7 +126,7 @@ def step_cost(
         sampling_flops=prefill + decoding,
         update_flops=settings.ppo_epochs * update,
         decode_bytes=_decode_bytes(config, shape, prompt, completion, dtype),
-        exchanged_bytes=settings.ppo_epochs * _exchanged_bytes(config, shape, tokens),
+        exchanged_bytes=settings.ppo_epochs * _exchanged_bytes(config, shape, tokens, rules.data, rules.model),
     )
 
 
@@ -154,9 +157,8 @@ def _decode_bytes(config: Config, shape: Qwen2Config, prompt: int, completion: i
     return passes * (layers + head) + completion * (problems * prompt + sequences * completion / 2) * a_token
 
 
-def _exchanged_bytes(config: Config, shape: Qwen2Config, tokens: int) -> float:
+def _exchanged_bytes(config: Config, shape: Qwen2Config, tokens: int, data: int, model: int) -> float:
     """Of a ring's sum of n bytes over d devices each sends 2 n (d − 1) / d (Thakur et al., 2005)."""
-    data, model = max(config.mesh.data, 1), max(config.mesh.model, 1)
     sizes = target_sizes(shape)
     adapter = shape.num_hidden_layers * sum(
         config.lora_rank * sum(sizes[target]) for target in parse_targets(config.lora_target_modules)

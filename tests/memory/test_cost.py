@@ -11,7 +11,8 @@ from aflow_jax.grpo.microbatches import MicrobatchShape
 from aflow_jax.memory.cost import step_cost, token_cost
 from aflow_jax.memory.devices import Device
 from aflow_jax.memory.programs import PolicyShape, gradient_arguments
-from aflow_jax.qwen2 import Qwen2Config, published_shape
+from aflow_jax.qwen2 import Qwen2Config, init_adapter, published_shape
+from aflow_jax.qwen2.adapter import parameter_count
 from aflow_jax.sampling.prefill import prefill
 
 # One layer, one block of attention and one chunk of logits: XLA counts what is in a loop once, whatever its turns.
@@ -137,3 +138,17 @@ def test_a_base_in_fewer_bits_is_read_faster() -> None:
         for kind in (None, "int8")
     )
     assert whole - bits == pytest.approx(10 * 6_525_288_448, rel=0.001)
+
+
+def test_devices_exchange_the_adapters_gradient_and_between_parts_of_the_model_its_sums() -> None:
+    shape, lengths = published_shape("7B"), {"prompt_length": 1000, "completion_length": 500}
+    settings = config(lora_rank=64, rollout_batch_size=4, num_return_sequences_in_group=8)
+    alone, four = (step_cost(settings, shape, devices=devices, **lengths) for devices in (1, 4))
+    adapter = jax.eval_shape(lambda: init_adapter(shape, 64, 64, TARGETS, jax.random.key(0)))
+    gradient = 4 * parameter_count(adapter.weights)
+    assert alone.exchanged_bytes == 0
+    assert four.exchanged_bytes == 2 * gradient * 3 / 4
+    parts = config(lora_rank=64, rollout_batch_size=4, num_return_sequences_in_group=8, mesh={"model": 4})
+    # Forward, twice where nothing is kept, backward and the reference: two sums of a float32 residual stream in each.
+    sums = 2 * 28 * 4 * 4 * 3584 * step_cost(parts, shape, devices=4, **lengths).update_tokens
+    assert step_cost(parts, shape, devices=4, **lengths).exchanged_bytes == 2 * sums * 3 / 4
