@@ -6,7 +6,7 @@ constants of the program.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,7 @@ from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step
 from aflow_jax.qwen2.dropout import Dropout
 from aflow_jax.qwen2.layers import LayerWeights, ends_of, layer_forward, layer_shapes, rms_norm, traced_once
-from aflow_jax.qwen2.layout import (
-    MERGED_PIECES,
-    CutWeight,
-    cut_weight,
-    layer_of,
-    merge_pieces,
-    split_pieces,
-    stack_weight,
-)
+from aflow_jax.qwen2.layout import MERGED_PIECES, cut_weight, layer_of, merge_pieces, split_pieces, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.packing import Packing
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
@@ -189,15 +181,12 @@ class Qwen2(nnx.Module):
         """Hold the layers' weights stacked, for training: a scan compiles one layer only."""
         if not self.is_cut:
             return
-        for merged in MERGED_PIECES.keys() & self.layers.keys():
-            self.layers.update({name: nnx.Param(part) for name, part in self._split(merged, self._taken(merged))})
+        for merged, names in MERGED_PIECES.items():
+            if merged in self.layers:
+                parts = split_pieces(self._taken(merged), ends_of(self.config, names))
+                self.layers.update({name: nnx.Param(part) for name, part in zip(names, parts, strict=True)})
         for name, weight in self.layers.items():
             weight.set_value(stack_weight(weight.get_value(), name, self.rules))
-
-    def _split(self, merged: str, pieces: list[Array]) -> Iterator[tuple[str, CutWeight]]:
-        """Return the names and pieces of the weights that merged pieces were made of."""
-        names = MERGED_PIECES[merged]
-        return zip(names, split_pieces(pieces, ends_of(self.config, names)), strict=True)
 
     def _taken(self, name: str) -> list[Array]:
         """Take a cut weight out of the model, and return its pieces."""
@@ -210,8 +199,10 @@ class Qwen2(nnx.Module):
         weights = {name: weight.get_value() for name, weight in self.layers.items()}
         if not self.is_cut:
             return weights
-        for merged in MERGED_PIECES.keys() & weights.keys():
-            weights |= self._split(merged, list(weights.pop(merged)))
+        for merged, names in MERGED_PIECES.items():
+            if merged in weights:
+                parts = split_pieces(list(weights.pop(merged)), ends_of(self.config, names))
+                weights |= zip(names, parts, strict=True)
         return {name: stack_weight(weight, name, self.rules) for name, weight in weights.items()}
 
     def cut_weights(self) -> tuple[LayerWeights, ...]:

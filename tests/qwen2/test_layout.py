@@ -52,22 +52,20 @@ def test_matrices_of_one_input_are_cut_into_one():
     assert not {"q_proj", "k_proj", "up_proj", "v_proj_bias"} & set(layer)
 
 
-@pytest.mark.parametrize("step", ["_joined", "_divided", "_stack"])
-def test_what_was_moved_goes_at_once(step, monkeypatch):
-    """Before each step of a move there is the model, and what the step before has made of as much."""
-    model, held, original = make(), [], getattr(layout, step)
+def test_pieces_become_one_a_layer_at_a_time(monkeypatch):
+    model, held, joined = make(), [], layout._joined
 
-    def watched(*arguments):
+    def watched(parts):
         held.append(held_bytes())
-        return original(*arguments)
+        return joined(parts)
 
-    monkeypatch.setattr(layout, step, watched)
-    before = held_bytes()
+    monkeypatch.setattr(layout, "_joined", watched)
+    before, config = held_bytes(), model.config
     model.cut()
+    assert len(held) == 3 * config.num_hidden_layers
     smallest = min(matrix.nbytes for matrix in model.cut_weights()[0].values() if matrix.ndim == 2)
-    model.stack()
-    assert len(held) >= model.config.num_hidden_layers
     assert max(held) < before + smallest
+    assert held_bytes() == before
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
