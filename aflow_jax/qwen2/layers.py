@@ -3,8 +3,7 @@
 Weights keep Hugging Face's orientation, `[out, in]`, so that tensors go from file to matmul without a transpose.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,11 +19,8 @@ from aflow_jax.qwen2.precision import activation_dtype
 from aflow_jax.qwen2.quantize import QuantizedWeight
 from aflow_jax.qwen2.remat import PRODUCT
 
-MERGED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Matrices that multiply the same inputs, and may be held as one, the outputs in this order; their biases likewise."""
-
 LayerWeights = Mapping[str, Array | QuantizedWeight]
-"""Weights of one layer by name (`layer_shapes`, or those of MERGED instead), without the leading layer axis."""
+"""Weights of one layer by name (`layer_shapes`), without the leading layer axis."""
 
 Attend = Callable[[Array, Array, Array], tuple[Array, Any]]
 """(query, key, value) of the new positions, before rotation -> (attended heads, what the caller wants kept)."""
@@ -54,12 +50,6 @@ def layer_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
     }
 
 
-def ends_of(config: Qwen2Config, names: Sequence[str]) -> list[int]:
-    """Return where the outputs of each of these projections but the last end, one behind the other."""
-    shapes = layer_shapes(config)
-    return list(accumulate(shapes[name][0] for name in names[:-1]))
-
-
 def layer_forward(
     config: Qwen2Config,
     weights: LayerWeights,
@@ -80,42 +70,29 @@ def layer_forward(
       dropout: Of this layer; None drops nothing.
     """
 
-    def product(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
+    def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
         outputs = checkpoint_name(matmul(inputs, weights[name]), PRODUCT)
         if (bias := weights.get(f"{name}_bias")) is not None:
             outputs = outputs + bias
         # What follows is not fused into the sum: a zero update would otherwise change how its last bits are rounded.
-        return jax.lax.optimization_barrier(outputs)
-
-    def adapted(name: str, inputs: Float[Array, "B T I"], outputs: Float[Array, "B T O"]) -> Float[Array, "B T O"]:
+        outputs = jax.lax.optimization_barrier(outputs)
         if adapter is None:
             return outputs
         own = None if dropout is None else dropout.fold_in(TARGETS.index(name))
         delta = low_rank_delta(inputs, adapter.weights.get(name), adapter.scale, adapter.dropout, own)
         return outputs if delta is None else (outputs.astype(jnp.float32) + delta).astype(outputs.dtype)
 
-    def project(name: str, inputs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        return adapted(name, inputs, product(name, inputs))
-
-    def project_all(merged: str, inputs: Float[Array, "B T I"]) -> list[Float[Array, "B T O"]]:
-        names = MERGED[merged]
-        if merged in weights:
-            parts = jnp.split(product(merged, inputs), ends_of(config, names), axis=-1)
-        else:
-            parts = [product(name, inputs) for name in names]
-        return [adapted(name, inputs, part) for name, part in zip(names, parts, strict=True)]
-
     def heads(flat: Float[Array, "B T O"]) -> Float[Array, "B T N h"]:
         return flat.reshape(*flat.shape[:-1], -1, config.head_dim)
 
     inputs = rms_norm(residual, weights["input_layernorm"], config.rms_norm_eps)
-    query, key, value = map(heads, project_all("qkv_proj", inputs))
+    query, key, value = (heads(project(name, inputs)) for name in ("q_proj", "k_proj", "v_proj"))
     attended, kept = attend(query, key, value)
     residual = residual + project("o_proj", attended.reshape(*attended.shape[:-2], -1)).astype(jnp.float32)
 
     inputs = rms_norm(residual, weights["post_attention_layernorm"], config.rms_norm_eps)
-    gate, up = project_all("gate_up_proj", inputs)
-    return residual + project("down_proj", jax.nn.silu(gate) * up).astype(jnp.float32), kept
+    gated = jax.nn.silu(project("gate_proj", inputs)) * project("up_proj", inputs)
+    return residual + project("down_proj", gated).astype(jnp.float32), kept
 
 
 def traced_once(layer: Layer, residual: Array) -> Layer:

@@ -20,8 +20,8 @@ from aflow_jax.qwen2.cache import KVCache
 from aflow_jax.qwen2.config import Qwen2Config
 from aflow_jax.qwen2.decode import DecodeWeights, cut_adapter, decode_step
 from aflow_jax.qwen2.dropout import Dropout
-from aflow_jax.qwen2.layers import LayerWeights, ends_of, layer_forward, layer_shapes, rms_norm, traced_once
-from aflow_jax.qwen2.layout import MERGED_PIECES, cut_weight, layer_of, merge_pieces, split_pieces, stack_weight
+from aflow_jax.qwen2.layers import layer_forward, layer_shapes, rms_norm, traced_once
+from aflow_jax.qwen2.layout import cut_weight, layer_of, stack_weight
 from aflow_jax.qwen2.matmul import output_matmul
 from aflow_jax.qwen2.packing import Packing
 from aflow_jax.qwen2.quantize import Quantization, QuantizedWeight, quantize, quantize_layers
@@ -165,47 +165,25 @@ class Qwen2(nnx.Module):
         return isinstance(next(iter(self.layers.values())).get_value(), tuple)
 
     def cut(self) -> None:
-        """Hold the layers' weights cut, for prefill and decoding: every function takes them either way.
-
-        On one device, and not quantised, matrices that multiply the same inputs are then one.
-        """
-        if self.is_cut:
-            return
-        merge = self.rules is None and all(isinstance(at.get_value(), jax.Array) for at in self.layers.values())
-        for name, weight in self.layers.items():
-            weight.set_value(cut_weight(weight.get_value(), name, self.rules))
-        for merged, names in MERGED_PIECES.items() if merge else ():
-            self.layers[merged] = nnx.Param(merge_pieces([self._taken(name) for name in names]))
+        """Hold the layers' weights cut, for prefill and decoding: every function takes them either way."""
+        if not self.is_cut:
+            for name, weight in self.layers.items():
+                weight.set_value(cut_weight(weight.get_value(), name, self.rules))
 
     def stack(self) -> None:
         """Hold the layers' weights stacked, for training: a scan compiles one layer only."""
-        if not self.is_cut:
-            return
-        for merged, names in MERGED_PIECES.items():
-            if merged in self.layers:
-                parts = split_pieces(self._taken(merged), ends_of(self.config, names))
-                self.layers.update({name: nnx.Param(part) for name, part in zip(names, parts, strict=True)})
-        for name, weight in self.layers.items():
-            weight.set_value(stack_weight(weight.get_value(), name, self.rules))
-
-    def _taken(self, name: str) -> list[Array]:
-        """Take a cut weight out of the model, and return its pieces."""
-        pieces = list(self.layers[name].get_value())
-        del self.layers[name]
-        return pieces
+        if self.is_cut:
+            for name, weight in self.layers.items():
+                weight.set_value(stack_weight(weight.get_value(), name, self.rules))
 
     def layer_weights(self) -> dict[str, Array | QuantizedWeight]:
         """Return the stacked weights of the layers by name, without their wrappers; copies where they are held cut."""
         weights = {name: weight.get_value() for name, weight in self.layers.items()}
         if not self.is_cut:
             return weights
-        for merged, names in MERGED_PIECES.items():
-            if merged in weights:
-                parts = split_pieces(list(weights.pop(merged)), ends_of(self.config, names))
-                weights |= zip(names, parts, strict=True)
         return {name: stack_weight(weight, name, self.rules) for name, weight in weights.items()}
 
-    def cut_weights(self) -> tuple[LayerWeights, ...]:
+    def cut_weights(self) -> tuple[dict[str, Array | QuantizedWeight], ...]:
         """Return each layer's weights by name; copies where they are held stacked."""
         weights = {name: weight.get_value() for name, weight in self.layers.items()}
         layers = range(self.config.num_hidden_layers)
