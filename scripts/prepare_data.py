@@ -70,7 +70,8 @@ class Pools:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
-    say = Console(stderr=True, highlight=False).print
+    # A line stays one, however long the path in it.
+    say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
     try:
         prepare(options, say)
     except UserError as error:
