@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prepare(options, say)
     except UserError as error:
-        say(f"error: {error}", markup=False, soft_wrap=True)
+        say(f"error: {error}", markup=False)
         return 2
     return 0
 
@@ -118,11 +118,11 @@ def prepare(options: argparse.Namespace, say) -> None:
         path.with_suffix(".partial").replace(path)
         load_problems(path)
         checksums[path.name] = digest(path)
-        say(f"{path}: {len(drawn[split].problems)} problems, sha256 {checksums[path.name]}", soft_wrap=True)
+        say(f"{path}: {len(drawn[split].problems)} problems, sha256 {checksums[path.name]}")
     (options.out / "DATASHEET.md").write_text(datasheet(pools, drawn, checksums, options), encoding="utf-8")
     manifest = {"recipe": recipe, "checksums": checksums}
     (options.out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    say(f"{options.out / 'DATASHEET.md'}: sources, licences, counts, what was removed", soft_wrap=True)
+    say(f"{options.out / 'DATASHEET.md'}: sources, licences, counts, what was removed")
 
 
 def _is_done(folder: Path, recipe: dict) -> bool:
@@ -187,7 +187,7 @@ def check_references(pools: Pools, say) -> None:
             for one in asyncio.run(unsound_problems(code[start : start + _CHUNK], default_cache())):
                 unsound.add(id(one.problem))
                 pools.refused[one.problem.source, split, "own answer fails"] += 1
-                say(f"left out: {one.problem.id}: {one.reason}", markup=False, soft_wrap=True)
+                say(f"left out: {one.problem.id}: {one.reason}", markup=False)
         pools.problems[split] = [problem for problem in pools.problems[split] if id(problem) not in unsound]
 
 

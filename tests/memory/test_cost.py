@@ -11,8 +11,7 @@ from aflow_jax.grpo.microbatches import MicrobatchShape
 from aflow_jax.memory.cost import step_cost, token_cost
 from aflow_jax.memory.devices import Device
 from aflow_jax.memory.programs import PolicyShape, gradient_arguments
-from aflow_jax.qwen2 import Qwen2Config, init_adapter, published_shape
-from aflow_jax.qwen2.adapter import parameter_count
+from aflow_jax.qwen2 import Qwen2Config, init_adapter, parameter_count, published_shape
 from aflow_jax.sampling.prefill import prefill
 
 # One layer, one block of attention and one chunk of logits: XLA counts what is in a loop once, whatever its turns.
